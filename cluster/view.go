@@ -1,0 +1,71 @@
+package cluster
+
+import "weedd/volume"
+
+// View is what a master knows of the whole cluster, as GET /cluster/view answers
+// it in JSON and `weedd status` prints it. Decisions (the entries of volumes) come
+// from the catalog, everything else is observation and may be some seconds old.
+// Lists are sorted: masters by address, nodes by id, volumes by number, problems
+// with errors first.
+type View struct {
+	ClusterID string        `json:"cluster_id"`
+	Leader    ViewLeader    `json:"leader"`         // zero while nobody leads
+	Term      uint64        `json:"term,omitempty"` // raft's, 0 when unknown
+	Masters   []ViewMaster  `json:"masters"`
+	Nodes     []ViewNode    `json:"nodes"`
+	Volumes   []ViewVolume  `json:"volumes"`
+	Problems  []ViewProblem `json:"problems"`
+}
+
+// ViewLeader names the leading master.
+type ViewLeader struct {
+	ID      NodeID `json:"id,omitempty"`
+	Address string `json:"address,omitempty"` // host:port of its public HTTP port
+}
+
+// ViewMaster is one master, configured as raft member or seen in gossip.
+type ViewMaster struct {
+	ID      NodeID `json:"id,omitempty"`
+	Address string `json:"address"` // host:port of its public HTTP port
+	Voter   bool   `json:"voter"`
+	Alive   bool   `json:"alive"`
+	Leader  bool   `json:"leader"`
+}
+
+// ViewNode is one volume server.
+type ViewNode struct {
+	volume.Node
+	Alive        bool                `json:"alive"`
+	Ready        bool                `json:"ready"`
+	LastReportMS int64               `json:"last_report_ms"` // milliseconds since its last report; -1 for none
+	Disks        []volume.DiskReport `json:"disks"`
+	Aside        []volume.SetAside   `json:"aside,omitempty"`
+	Version      string              `json:"version,omitempty"`
+}
+
+// ViewVolume is one volume: what is decided about it, and what its holders say.
+type ViewVolume struct {
+	Entry  volume.Entry `json:"entry"`
+	Copies []ViewCopy   `json:"copies"`
+}
+
+// ViewCopy is one copy of a volume that the entry names. Report is nil until its
+// node has reported it.
+type ViewCopy struct {
+	Node   NodeID             `json:"node"`
+	InSync bool               `json:"in_sync"`
+	Report *volume.CopyReport `json:"report"`
+}
+
+// ViewProblem is something that an operator wants to know: an error costs
+// copies, room or service now; a warning may come to that.
+type ViewProblem struct {
+	Severity string `json:"severity"` // SeverityWarn or SeverityError
+	What     string `json:"what"`     // a sentence, such as "volume 7: 1 of 2 copies in sync (node x is away)"
+}
+
+// The severities of a ViewProblem.
+const (
+	SeverityWarn  = "warn"
+	SeverityError = "error"
+)
