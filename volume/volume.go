@@ -283,3 +283,12 @@ type PutResult struct {
 	Checksum  uint32 `json:"checksum"`            // CRC-32C of the bytes as stored
 	Size      int64  `json:"size"`                // bytes as stored
 }
+
+// EpochStart says from which offset of .dat on a copy's bytes belong to an
+// epoch (rule R11). Generation counts the times the volume's files were
+// replaced by compaction or merging.
+type EpochStart struct {
+	Epoch      Epoch  `json:"epoch"`
+	Start      int64  `json:"start"`
+	Generation uint32 `json:"generation"`
+}

@@ -36,6 +36,8 @@ type Needle struct {
 	Checksum   uint32 // CRC-32C of Data, as stored
 	AppendedAt uint64 // ns since 1970; when it was written to the volume
 	Tombstone  bool   // the record deletes Key
+
+	buf []byte // of the pool; see Get
 }
 
 // Has reports whether all of f are set.
