@@ -99,3 +99,17 @@ func (e *NotPrimaryError) Error() string {
 
 // Is makes a NotPrimaryError an ErrNotPrimary.
 func (e *NotPrimaryError) Is(target error) bool { return target == ErrNotPrimary }
+
+// ElsewhereError says that this node has no copy of the volume fit to answer,
+// and which other nodes do. It is ErrNoVolume.
+type ElsewhereError struct {
+	Volume ID
+	Nodes  []Node
+}
+
+func (e *ElsewhereError) Error() string {
+	return fmt.Sprintf("volume %d is held by %d other nodes", e.Volume, len(e.Nodes))
+}
+
+// Is makes an ElsewhereError an ErrNoVolume.
+func (e *ElsewhereError) Is(target error) bool { return target == ErrNoVolume }
