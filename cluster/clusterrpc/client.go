@@ -1,0 +1,424 @@
+package clusterrpc
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"weedd/cluster"
+	"weedd/cluster/catalog"
+	"weedd/cluster/placement"
+	"weedd/volume"
+	"weedd/volume/rpcwire"
+)
+
+// Conns gives connections to the internal ports of nodes. Connections with
+// different uses are different, so that one does not hold up another.
+type Conns interface {
+	Conn(internalAddr string, node volume.NodeID, use string) (grpc.ClientConnInterface, error)
+}
+
+// The uses of connections of this package.
+const (
+	UseControl = "control" // short calls
+	UseBeat    = "beat"    // heartbeat streams
+)
+
+// ClientOptions are what a Client is made of. Conns and Masters are needed.
+type ClientOptions struct {
+	Conns Conns
+	// Masters lists the masters in sight, this daemon's own included. They are
+	// asked who leads while Hint does not know.
+	Masters func() []cluster.Node
+	// Hint names the leader as this daemon itself knows it (as a member of raft);
+	// the zero value for none. May be nil.
+	Hint func() LeaderInfo
+}
+
+// Client calls the leader, whoever that is at the moment, and any master. Its
+// methods may be called at once from anywhere. While nobody leads, calls wait
+// for a leader as long as their context lets them.
+type Client struct {
+	opt ClientOptions
+
+	mu   sync.Mutex
+	last LeaderInfo // the leader as the last answers had it
+}
+
+// NewClient makes a Client. It connects to nobody yet.
+func NewClient(opt ClientOptions) *Client { return &Client{opt: opt} }
+
+const (
+	// attemptTime bounds the wait for one answer: a process in trouble keeps its
+	// connections open and says nothing.
+	attemptTime = 3 * time.Second
+	// whoTime bounds the question who leads.
+	whoTime = time.Second
+	// hintPoll is how often a waiting call looks whether another master leads now.
+	hintPoll = 100 * time.Millisecond
+	retryMin = 20 * time.Millisecond
+	retryMax = 250 * time.Millisecond
+)
+
+// Ask puts a question of a copy to the leader. The entry is the one now in
+// force; it also comes with errors such as volume.ErrStale, and is zero when
+// no leader answered.
+func (c *Client) Ask(ctx context.Context, ask volume.Ask) (volume.Entry, error) {
+	var e volume.Entry
+	err := c.toLeader(ctx, attemptTime, always, func(ctx context.Context, conn grpc.ClientConnInterface) error {
+		a, err := rpcwire.Call[askAnswer](ctx, conn, ServiceName, "Ask", &ask)
+		if err != nil {
+			return err
+		}
+		if e = a.Entry; a.Text != "" {
+			return &answered{volume.FromCode(a.Code, a.Text)}
+		}
+		return nil
+	})
+	if err != nil {
+		err = fmt.Errorf("ask the leader (%s) about volume %d: %w", ask.Kind, ask.Volume, err)
+	}
+	return e, err
+}
+
+// Keys takes a block of count keys. A block whose answer was lost is wasted.
+func (c *Client) Keys(ctx context.Context, count uint64) (catalog.Block, error) {
+	var b catalog.Block
+	err := c.toLeader(ctx, attemptTime, always, func(ctx context.Context, conn grpc.ClientConnInterface) error {
+		a, err := rpcwire.Call[catalog.Block](ctx, conn, ServiceName, "Keys", &keysRequest{count})
+		if err == nil {
+			b = *a
+		}
+		return err
+	})
+	if err != nil {
+		return b, fmt.Errorf("take %d keys: %w", count, err)
+	}
+	return b, nil
+}
+
+// Grow makes volumes and returns once they are open. With a Count it is not
+// repeated when the outcome is unknown.
+func (c *Client) Grow(ctx context.Context, req placement.GrowRequest) ([]*volume.Entry, error) {
+	again := always
+	if req.Count > 0 {
+		again = onlyUnheard
+	}
+	var es []*volume.Entry
+	err := c.toLeader(ctx, 0, again, func(ctx context.Context, conn grpc.ClientConnInterface) error {
+		a, err := rpcwire.Call[growAnswer](ctx, conn, ServiceName, "Grow", &req)
+		if err == nil {
+			es = a.Entries
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("grow volumes: %w", err)
+	}
+	return es, nil
+}
+
+// DeleteCollection deletes all volumes of a collection and returns how many.
+func (c *Client) DeleteCollection(ctx context.Context, name string) (int, error) {
+	var n int
+	err := c.toLeader(ctx, 0, onlyUnheard, func(ctx context.Context, conn grpc.ClientConnInterface) error {
+		a, err := rpcwire.Call[collection](ctx, conn, ServiceName, "DeleteCollection", &collection{Name: name})
+		if err == nil {
+			n = a.Volumes
+		}
+		return err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("delete collection %q: %w", name, err)
+	}
+	return n, nil
+}
+
+// View is the leader's view of the cluster.
+func (c *Client) View(ctx context.Context) (cluster.View, error) {
+	var v cluster.View
+	err := c.toLeader(ctx, attemptTime, always, func(ctx context.Context, conn grpc.ClientConnInterface) error {
+		ctx, cancel := context.WithCancel(ctx) // ends the stream, whatever was read
+		defer cancel()
+		stream, err := rpcwire.Open[nothing, piece](ctx, conn, ServiceName, "View")
+		if err == nil {
+			err = stream.Send(&nothing{})
+		}
+		if err != nil {
+			return rpcwire.Error(err)
+		}
+		return rpcwire.Error(recvPieces(stream.Recv, &v, 1<<30))
+	})
+	if err != nil {
+		return v, fmt.Errorf("ask the leader for its view: %w", err)
+	}
+	return v, nil
+}
+
+// Forward passes an HTTP request on to the leader. It is sent again only when
+// it was not handled.
+func (c *Client) Forward(ctx context.Context, req ForwardRequest) (ForwardAnswer, error) {
+	var a ForwardAnswer
+	if len(req.Body) > MaxForwardBody {
+		return a, fmt.Errorf("forward %s %s: %w: body above %d bytes", req.Method, req.URI, volume.ErrTooLarge, MaxForwardBody)
+	}
+	err := c.toLeader(ctx, 0, onlyUnheard, func(ctx context.Context, conn grpc.ClientConnInterface) error {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		stream, err := rpcwire.Open[piece, piece](ctx, conn, ServiceName, "Forward")
+		if err == nil {
+			err = sendPieces(stream, req)
+		}
+		if err != nil {
+			return rpcwire.Error(err)
+		}
+		return rpcwire.Error(recvPieces(stream.Recv, &a, 1<<30))
+	})
+	if err != nil {
+		return a, fmt.Errorf("forward %s %s to the leader: %w", req.Method, req.URI, err)
+	}
+	return a, nil
+}
+
+// Locate asks the masters in turn for the entry of a volume and the nodes that
+// hold it. One that does not know it is believed only when no other does:
+// it may lag behind.
+func (c *Client) Locate(ctx context.Context, id volume.ID) (volume.Entry, []volume.Node, error) {
+	err := fmt.Errorf("%w: no master in sight", volume.ErrUnavailable)
+	for _, m := range c.masters() {
+		var a *locateAnswer
+		aerr := c.call(ctx, m, whoTime, func(ctx context.Context, conn grpc.ClientConnInterface) (err error) {
+			a, err = rpcwire.Call[locateAnswer](ctx, conn, ServiceName, "Locate", &locateRequest{id})
+			return err
+		})
+		if aerr == nil {
+			return a.Entry, a.Nodes, nil
+		}
+		if !errors.Is(err, volume.ErrNoVolume) {
+			err = aerr
+		}
+	}
+	return volume.Entry{}, nil, fmt.Errorf("locate volume %d: %w", id, err)
+}
+
+// Promise puts a genesis to one master.
+func (c *Client) Promise(ctx context.Context, m cluster.Node, proposal json.RawMessage) error {
+	err := c.call(ctx, LeaderInfo{m.ID, m.Internal}, attemptTime, func(ctx context.Context, conn grpc.ClientConnInterface) error {
+		_, err := rpcwire.Call[nothing](ctx, conn, ServiceName, "Promise", &promiseRequest{proposal})
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("ask master %s for its promise: %w", m.ID, err)
+	}
+	return nil
+}
+
+// WhoLeads asks one master who leads; the zero value for nobody.
+func (c *Client) WhoLeads(ctx context.Context, m cluster.Node) (LeaderInfo, error) {
+	return c.whoLeads(ctx, LeaderInfo{m.ID, m.Internal})
+}
+
+func (c *Client) whoLeads(ctx context.Context, m LeaderInfo) (LeaderInfo, error) {
+	var info LeaderInfo
+	err := c.call(ctx, m, whoTime, func(ctx context.Context, conn grpc.ClientConnInterface) error {
+		a, err := rpcwire.Call[LeaderInfo](ctx, conn, ServiceName, "WhoLeads", &nothing{})
+		if err == nil {
+			info = *a
+		}
+		return err
+	})
+	if err != nil {
+		return info, fmt.Errorf("ask master %s who leads: %w", m.ID, err)
+	}
+	return info, nil
+}
+
+// call makes one attempt at one master. timeout 0 is none.
+func (c *Client) call(ctx context.Context, m LeaderInfo, timeout time.Duration, f func(context.Context, grpc.ClientConnInterface) error) error {
+	conn, err := c.opt.Conns.Conn(m.Internal, m.ID, UseControl)
+	if err != nil {
+		return &unheard{fmt.Errorf("connect to %s: %w", m.Internal, err)}
+	}
+	if timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, timeout)
+		defer cancel()
+	}
+	return unwire(f(ctx, conn))
+}
+
+// unheard marks a call that was not even sent, answered one whose error is the
+// leader's own word. Neither shows outside.
+type (
+	unheard  struct{ error }
+	answered struct{ error }
+)
+
+func (e *unheard) Unwrap() error  { return e.error }
+func (e *answered) Unwrap() error { return e.error }
+
+// always and onlyUnheard say whether a call that failed with err may be made
+// again at the leader.
+func always(err error) bool {
+	var word *answered
+	return !errors.As(err, &word) && (onlyUnheard(err) || errors.Is(err, volume.ErrUnavailable) ||
+		errors.Is(err, volume.ErrOutcomeUnknown) || errors.Is(err, volume.ErrClosed) ||
+		errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled))
+}
+
+func onlyUnheard(err error) bool {
+	var lost *unheard
+	return errors.As(err, &lost) || errors.Is(err, volume.ErrNotLeader)
+}
+
+// toLeader makes a call at the leader, again and again until it is answered,
+// the error is one that again refuses, or ctx ends.
+func (c *Client) toLeader(ctx context.Context, timeout time.Duration, again func(error) bool, f func(context.Context, grpc.ClientConnInterface) error) error {
+	pause := retryMin
+	var last error
+	for {
+		err := error(&cluster.NotLeaderError{})
+		m, ok := c.leader(ctx)
+		if ok {
+			err = c.watched(ctx, m, timeout, f)
+		}
+		var word *answered
+		switch {
+		case err == nil:
+			c.note(m)
+			return nil
+		case errors.As(err, &word):
+			c.note(m)
+			return word.error
+		case ctx.Err() != nil:
+			return fmt.Errorf("%w: %w (%w)", volume.ErrUnavailable, ctx.Err(), cmpErr(last, err))
+		case !again(err):
+			return err
+		}
+		last = err
+		var nl *cluster.NotLeaderError
+		if errors.As(err, &nl) && nl.Internal != "" && nl.Leader != m.ID {
+			c.note(LeaderInfo{nl.Leader, nl.Internal})
+		} else {
+			c.forget(m)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(pause):
+			pause = min(2*pause, retryMax)
+		}
+	}
+}
+
+// cmpErr prefers what happened before the context ended.
+func cmpErr(last, err error) error {
+	if last != nil {
+		return last
+	}
+	return err
+}
+
+// watched makes one attempt and gives it up early when another master leads.
+func (c *Client) watched(ctx context.Context, m LeaderInfo, timeout time.Duration, f func(context.Context, grpc.ClientConnInterface) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if c.opt.Hint != nil {
+		done := make(chan struct{})
+		defer func() { cancel(); <-done }()
+		go func() {
+			defer close(done)
+			c.awaitAnother(ctx, m)
+			cancel()
+		}()
+	}
+	return c.call(ctx, m, timeout, f)
+}
+
+// awaitAnother returns once Hint names another leader than m, or ctx ends.
+func (c *Client) awaitAnother(ctx context.Context, m LeaderInfo) {
+	tick := time.NewTicker(hintPoll)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			if h := c.opt.Hint(); h.ID != "" && h.ID != m.ID {
+				return
+			}
+		}
+	}
+}
+
+// leader finds the leader: as this daemon knows it, as the last answer had it,
+// or as any master says.
+func (c *Client) leader(ctx context.Context) (LeaderInfo, bool) {
+	if c.opt.Hint != nil {
+		if h := c.opt.Hint(); h.ID != "" && h.Internal != "" {
+			return h, true
+		}
+	}
+	c.mu.Lock()
+	last := c.last
+	c.mu.Unlock()
+	if last.ID != "" {
+		return last, true
+	}
+	return c.askAll(ctx)
+}
+
+// askAll asks all masters at once and takes the first that names a leader.
+func (c *Client) askAll(ctx context.Context) (LeaderInfo, bool) {
+	ctx, cancel := context.WithCancel(ctx)
+	masters := c.masters()
+	found := make(chan LeaderInfo, len(masters))
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	for _, m := range masters {
+		wg.Go(func() {
+			info, err := c.whoLeads(ctx, m)
+			if err != nil {
+				info = LeaderInfo{} // the others may know
+			}
+			found <- info
+		})
+	}
+	for range masters {
+		if info := <-found; info.ID != "" && info.Internal != "" {
+			c.note(info)
+			return info, true
+		}
+	}
+	return LeaderInfo{}, false
+}
+
+func (c *Client) masters() []LeaderInfo {
+	var out []LeaderInfo
+	for _, n := range c.opt.Masters() {
+		if n.Roles&cluster.RoleMaster != 0 && n.Internal != "" {
+			out = append(out, LeaderInfo{n.ID, n.Internal})
+		}
+	}
+	return out
+}
+
+func (c *Client) note(m LeaderInfo) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.last = m
+}
+
+// forget drops m, unless another leader was heard of meanwhile.
+func (c *Client) forget(m LeaderInfo) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.last == m {
+		c.last = LeaderInfo{}
+	}
+}

@@ -1,0 +1,297 @@
+// Package clusterrpc carries the masters' internal calls: what every node asks
+// of the leader, and what any master answers. Server side, Register puts a
+// Service on a gRPC server; on the other side a Client finds the leader and
+// calls it.
+//
+// It knows neither the leader nor raft: daemon ties them. Messages are plain
+// structs (package rpcwire). Errors keep their identity: errors.Is works for
+// the sentinels of package volume, and errors.As for *cluster.NotLeaderError.
+package clusterrpc
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"google.golang.org/grpc"
+
+	"weedd/cluster"
+	"weedd/cluster/catalog"
+	"weedd/cluster/placement"
+	"weedd/volume"
+	"weedd/volume/rpcwire"
+)
+
+// ServiceName is the gRPC service of the masters.
+const ServiceName = "weedd.Cluster"
+
+// Service is what a master answers. The first six methods are the leader's and
+// answer a *cluster.NotLeaderError, or volume.ErrNotLeader, at any other master.
+type Service interface {
+	// Ask answers the entry now in force, also together with an error.
+	Ask(ctx context.Context, ask volume.Ask) (volume.Entry, error)
+	Keys(ctx context.Context, count uint64) (catalog.Block, error)
+	Grow(ctx context.Context, req placement.GrowRequest) ([]*volume.Entry, error)
+	DeleteCollection(ctx context.Context, name string) (int, error)
+	// Beat serves one heartbeat stream. recv fails once Beat has returned.
+	Beat(ctx context.Context, recv func() (volume.Report, error), send func(volume.Orders) error) error
+	View() (cluster.View, error)
+
+	// Locate answers from the catalog of this master, whoever leads.
+	Locate(ctx context.Context, id volume.ID) (volume.Entry, []volume.Node, error)
+	// WhoLeads names the leader as this master knows it; the zero value for none.
+	WhoLeads(ctx context.Context) (LeaderInfo, error)
+	// Promise is the vote on a genesis (rule R2). The proposal is opaque here.
+	Promise(ctx context.Context, proposal json.RawMessage) error
+	// Forward answers an HTTP request that another master passes on because
+	// this one leads.
+	Forward(ctx context.Context, req ForwardRequest) (ForwardAnswer, error)
+}
+
+// LeaderInfo says where the leader is.
+type LeaderInfo struct {
+	ID       volume.NodeID `json:"id,omitempty"`
+	Internal string        `json:"internal,omitempty"`
+}
+
+// MaxForwardBody bounds the body of a forwarded request, in bytes.
+const MaxForwardBody = 1 << 20
+
+// ForwardRequest is an HTTP request of an admin route, passed on to the leader.
+type ForwardRequest struct {
+	Method      string `json:"method"`
+	URI         string `json:"uri"` // path and query
+	ContentType string `json:"content_type,omitempty"`
+	Client      string `json:"client"` // host:port of who asked
+	Body        []byte `json:"body,omitempty"`
+}
+
+// ForwardAnswer is the answer to it.
+type ForwardAnswer struct {
+	Status int                 `json:"status"`
+	Header map[string][]string `json:"header,omitempty"`
+	Body   []byte              `json:"body,omitempty"`
+}
+
+// The messages that are not already words of other packages.
+type (
+	askAnswer struct {
+		Entry volume.Entry `json:"entry"`
+		Code  string       `json:"code,omitempty"` // of the error that comes with the entry
+		Text  string       `json:"text,omitempty"`
+	}
+	keysRequest struct {
+		Count uint64 `json:"count"`
+	}
+	growAnswer struct {
+		Entries []*volume.Entry `json:"entries"`
+	}
+	collection struct {
+		Name    string `json:"name,omitempty"`
+		Volumes int    `json:"volumes,omitempty"`
+	}
+	locateRequest struct {
+		Volume volume.ID `json:"volume"`
+	}
+	locateAnswer struct {
+		Entry volume.Entry  `json:"entry"`
+		Nodes []volume.Node `json:"nodes"`
+	}
+	promiseRequest struct {
+		Proposal json.RawMessage `json:"proposal"`
+	}
+	nothing struct{}
+	// down is one message of the leader on a heartbeat stream. Without orders it
+	// only says that the leader is there.
+	down struct {
+		Orders *volume.Orders `json:"orders,omitempty"`
+	}
+	// piece is a part of an answer too large for one message.
+	piece struct {
+		Data []byte `json:"data"`
+		More bool   `json:"more,omitempty"`
+	}
+)
+
+// pieceSize keeps messages well below the frame limit of 1 MiB, base64 included.
+const pieceSize = 512 << 10
+
+// Register puts svc on srv.
+func Register(srv *grpc.Server, svc Service) {
+	srv.RegisterService(&grpc.ServiceDesc{
+		ServiceName: ServiceName,
+		HandlerType: (*Service)(nil),
+		Methods: []grpc.MethodDesc{
+			rpcwire.Unary(ServiceName, "Ask", serveAsk),
+			rpcwire.Unary(ServiceName, "Keys", func(s Service, ctx context.Context, r *keysRequest) (*catalog.Block, error) {
+				b, err := s.Keys(ctx, r.Count)
+				return &b, wire(err)
+			}),
+			rpcwire.Unary(ServiceName, "Grow", func(s Service, ctx context.Context, r *placement.GrowRequest) (*growAnswer, error) {
+				es, err := s.Grow(ctx, *r)
+				return &growAnswer{es}, wire(err)
+			}),
+			rpcwire.Unary(ServiceName, "DeleteCollection", func(s Service, ctx context.Context, r *collection) (*collection, error) {
+				n, err := s.DeleteCollection(ctx, r.Name)
+				return &collection{Volumes: n}, wire(err)
+			}),
+			rpcwire.Unary(ServiceName, "Locate", func(s Service, ctx context.Context, r *locateRequest) (*locateAnswer, error) {
+				e, nodes, err := s.Locate(ctx, r.Volume)
+				return &locateAnswer{e, nodes}, wire(err)
+			}),
+			rpcwire.Unary(ServiceName, "WhoLeads", func(s Service, ctx context.Context, _ *nothing) (*LeaderInfo, error) {
+				info, err := s.WhoLeads(ctx)
+				return &info, wire(err)
+			}),
+			rpcwire.Unary(ServiceName, "Promise", func(s Service, ctx context.Context, r *promiseRequest) (*nothing, error) {
+				return &nothing{}, wire(s.Promise(ctx, r.Proposal))
+			}),
+		},
+		Streams: []grpc.StreamDesc{
+			rpcwire.Stream("Beat", serveBeat),
+			rpcwire.Stream("View", func(s Service, stream grpc.BidiStreamingServer[nothing, piece]) error {
+				if _, err := stream.Recv(); err != nil {
+					return err
+				}
+				v, err := s.View()
+				if err != nil {
+					return wire(err)
+				}
+				return sendPieces(stream, v)
+			}),
+			rpcwire.Stream("Forward", func(s Service, stream grpc.BidiStreamingServer[piece, piece]) error {
+				var req ForwardRequest
+				if err := recvPieces(stream.Recv, &req, 2*MaxForwardBody); err != nil {
+					return wire(err)
+				}
+				a, err := s.Forward(stream.Context(), req)
+				if err != nil {
+					return wire(err)
+				}
+				return sendPieces(stream, a)
+			}),
+		},
+	}, svc)
+}
+
+func serveAsk(s Service, ctx context.Context, ask *volume.Ask) (*askAnswer, error) {
+	e, err := s.Ask(ctx, *ask)
+	if err != nil && e.Volume != 0 {
+		return &askAnswer{e, volume.Code(err), err.Error()}, nil
+	}
+	return &askAnswer{Entry: e}, wire(err)
+}
+
+func serveBeat(s Service, stream grpc.BidiStreamingServer[volume.Report, down]) error {
+	return wire(s.Beat(stream.Context(),
+		func() (volume.Report, error) {
+			r, err := stream.Recv()
+			if err != nil {
+				return volume.Report{}, err
+			}
+			return *r, nil
+		},
+		func(o volume.Orders) error { return sendOrders(stream.Send, o) }))
+}
+
+// entriesPerMessage and copiesPerMessage keep messages below the frame limit.
+const (
+	entriesPerMessage = 500
+	copiesPerMessage  = 500
+)
+
+// sendOrders sends orders in parts: nothing is concluded from what a message
+// leaves out, so that a part is as good as the whole.
+func sendOrders(send func(*down) error, o volume.Orders) error {
+	if !o.Full && len(o.Entries) == 0 && len(o.Drop) == 0 {
+		return send(&down{}) // only a sign of life
+	}
+	for first := true; first || len(o.Entries) > 0 || len(o.Drop) > 0; first = false {
+		part := o
+		part.Full = o.Full && first
+		part.Entries = o.Entries[:min(entriesPerMessage, len(o.Entries))]
+		part.Drop = o.Drop[:min(entriesPerMessage, len(o.Drop))]
+		o.Entries, o.Drop = o.Entries[len(part.Entries):], o.Drop[len(part.Drop):]
+		if err := send(&down{&part}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sendReport sends a report in parts, the first of which may be full.
+func sendReport(send func(*volume.Report) error, r volume.Report) error {
+	for first := true; first || len(r.Copies) > 0; first = false {
+		part := volume.Report{Node: r.Node, Run: r.Run}
+		if first {
+			part = r
+		}
+		part.Copies = r.Copies[:min(copiesPerMessage, len(r.Copies))]
+		r.Copies = r.Copies[len(part.Copies):]
+		if err := send(&part); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func sendPieces(stream interface{ Send(*piece) error }, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("encode %T: %w", v, err)
+	}
+	for first := true; first || len(b) > 0; first = false {
+		n := min(pieceSize, len(b))
+		p := piece{Data: b[:n], More: len(b) > n}
+		b = b[n:]
+		if err := stream.Send(&p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func recvPieces(recv func() (*piece, error), v any, limit int) error {
+	var b []byte
+	for more := true; more; {
+		p, err := recv()
+		if err != nil {
+			return err
+		}
+		if len(b)+len(p.Data) > limit {
+			return fmt.Errorf("%w: a message above %d bytes", volume.ErrTooLarge, limit)
+		}
+		b, more = append(b, p.Data...), p.More
+	}
+	if err := json.Unmarshal(b, v); err != nil {
+		return fmt.Errorf("decode %T: %w", v, err)
+	}
+	return nil
+}
+
+// wire puts what a NotLeaderError knows into the text of its status, since a
+// code and a text are all that crosses the wire.
+func wire(err error) error {
+	var nl *cluster.NotLeaderError
+	if !errors.As(err, &nl) {
+		return err
+	}
+	b, jerr := json.Marshal(LeaderInfo{nl.Leader, nl.Internal})
+	if jerr != nil {
+		return err
+	}
+	return volume.FromCode(volume.Code(err), string(b))
+}
+
+// unwire turns the error of a call back.
+func unwire(err error) error {
+	if err == nil || !errors.Is(err, volume.ErrNotLeader) {
+		return err
+	}
+	var info LeaderInfo
+	if json.Unmarshal([]byte(err.Error()), &info) != nil {
+		return &cluster.NotLeaderError{} // a master that gave no more than the sentinel
+	}
+	return &cluster.NotLeaderError{Leader: info.ID, Internal: info.Internal}
+}
