@@ -1,0 +1,124 @@
+// Package volumehttp is the public HTTP API of the volume role: the routes that
+// clients of SeaweedFS know, over whatever keeps the blobs.
+//
+// It parses, calls Blobs, and renders. It keeps no files, knows no peers but
+// those that an error of Blobs names, and forwards no writes: Blobs does. What it
+// does differently from the reference on purpose is listed in volume/DESIGN.md.
+package volumehttp
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/julienschmidt/httprouter"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/semaphore"
+
+	"weedd/volume"
+	"weedd/volume/needle"
+	"weedd/volume/wire"
+)
+
+// Blobs is the volume role as this API needs it. Safe for concurrent use.
+type Blobs interface {
+	// Put stores n under id; the key and cookie of n are those of id. With
+	// createOnly a key that is there with other bytes is volume.ErrExists. n and
+	// its bytes belong to Put until it returns, and are not changed after that.
+	Put(ctx context.Context, id volume.FileID, n *needle.Needle, createOnly bool) (volume.PutResult, error)
+	// Get returns the needle, whose Release must be called when done.
+	// *volume.ElsewhereError when another node must be asked.
+	Get(ctx context.Context, id volume.FileID, readDeleted bool) (*needle.Needle, error)
+	// Delete answers the size of the record deleted. modified is the time of the
+	// tombstone in seconds since 1970.
+	Delete(ctx context.Context, id volume.FileID, modified uint64) (size int64, err error)
+	// Status is what this node has.
+	Status() Status
+	// Ready says why this node should get no requests; empty when it should.
+	Ready() (reasons []string)
+}
+
+// Status is what a node has.
+type Status struct {
+	Disks  []volume.DiskReport
+	Copies []volume.CopyReport
+}
+
+// ReadMode says what to do with reads of volumes that other nodes hold.
+type ReadMode string
+
+// The read modes. Writes and deletes are always passed on, by Blobs.
+const (
+	ReadProxy    ReadMode = "proxy" // fetch and pass on; the default
+	ReadRedirect ReadMode = "redirect"
+	ReadLocal    ReadMode = "local" // 404
+)
+
+// Options is what New needs. Zero values mean what the comments say.
+type Options struct {
+	Blobs   Blobs
+	Log     *slog.Logger
+	Version string       // of weedd, as in "1.2.3"
+	Metrics http.Handler // serves /metrics; nil for none
+
+	FileLimit   int64         // bytes of one file; 0 is 256 MiB
+	UploadLimit int64         // bytes of all uploads in memory at once; 0 is no limit
+	UploadWait  time.Duration // how long an upload waits for room, then 429; 0 is 10 s
+	Stall       time.Duration // a client that neither sends nor takes a byte for so long is dropped; 0 is 1 min
+	ReadMode    ReadMode      // "" is ReadProxy
+}
+
+// API answers requests. Safe for concurrent use.
+type API struct {
+	blobs   Blobs
+	log     *slog.Logger
+	opts    Options
+	server  []string // value of the Server header
+	ids     wire.RequestIDs
+	metrics *wire.Metrics
+	uploads *semaphore.Weighted // nil for no limit
+	peers   *http.Client        // fetches what other nodes hold
+	files   *httprouter.Router
+	words   *httprouter.Router
+}
+
+// New makes an API. It starts nothing; Close drops its idle connections.
+func New(o Options) *API {
+	if o.FileLimit == 0 {
+		o.FileLimit = 256 << 20
+	}
+	if o.UploadWait == 0 {
+		o.UploadWait = 10 * time.Second
+	}
+	if o.Stall == 0 {
+		o.Stall = time.Minute
+	}
+	if o.ReadMode == "" {
+		o.ReadMode = ReadProxy
+	}
+	a := &API{
+		blobs: o.Blobs, log: o.Log, opts: o,
+		server:  []string{"weedd/" + o.Version},
+		metrics: wire.NewMetrics("volume"),
+		peers:   newPeerClient(),
+	}
+	if o.UploadLimit > 0 {
+		a.uploads = semaphore.NewWeighted(o.UploadLimit)
+	}
+	a.route()
+	return a
+}
+
+// Handler is the whole API.
+func (a *API) Handler() http.Handler { return http.HandlerFunc(a.serve) }
+
+// Collectors is what the process registers with Prometheus.
+func (a *API) Collectors() []prometheus.Collector { return a.metrics.Collectors() }
+
+// Close drops idle connections to other nodes. Requests that run are not
+// touched: they end with the http.Server.
+func (a *API) Close() error {
+	a.peers.CloseIdleConnections()
+	return nil
+}

@@ -1,0 +1,216 @@
+package volumehttp
+
+import (
+	"bytes"
+	"compress/gzip"
+	"encoding/binary"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"weedd/volume/needle"
+)
+
+const (
+	// unpackLimit is how much packed content is unpacked into memory. What is
+	// larger is unpacked twice, to learn its length and to send it, since a
+	// few such reads at once could otherwise take all memory there is.
+	unpackLimit = 1 << 20
+	// pace is how much is sent before the client must show that it reads.
+	pace = 256 << 10
+)
+
+// content is the form of a file that one answer sends: its bytes as they are in
+// memory, or those that a gzip stream unpacks to.
+type content struct {
+	data   []byte
+	packed []byte // if not nil, data is nil and the content is what this unpacks to
+	size   int64
+	coded  bool // data is gzip and is sent as such
+	varies bool // another Accept-Encoding would get another form
+}
+
+// choose makes c the form of n that r wants. Content that was packed is sent so
+// only to those who take gzip and want all of it.
+func (c *content) choose(n *needle.Needle, r *http.Request) {
+	c.data, c.size = n.Data, int64(len(n.Data))
+	if !n.Has(needle.FlagGzip) || !isGzip(n.Data) {
+		return
+	}
+	c.varies = true
+	ranged := r.Method == http.MethodGet && r.Header["Range"] != nil
+	if !ranged && acceptsGzip(r.Header["Accept-Encoding"]) {
+		c.coded = true
+		return
+	}
+	c.unpack()
+}
+
+// isGzip reports whether data begins like gzip; writers could always claim that.
+func isGzip(data []byte) bool {
+	return len(data) >= 18 && data[0] == 0x1f && data[1] == 0x8b
+}
+
+// unpack makes c the unpacked form of its data. What does not unpack is left as
+// it is: it was declared gzip by a writer who was wrong.
+func (c *content) unpack() {
+	packed := c.data
+	promised := int64(binary.LittleEndian.Uint32(packed[len(packed)-4:])) // right for a single stream below 4 GiB
+	if promised <= unpackLimit {
+		if plain, ok := unpackExactly(packed, promised); ok {
+			c.data, c.size = plain, promised
+			return
+		}
+	}
+	size, err := copyUnpacked(io.Discard, packed, 0, -1)
+	if err == nil {
+		c.data, c.packed, c.size = nil, packed, size
+	}
+}
+
+// unpackExactly unpacks size bytes, if there are so many and no more.
+func unpackExactly(packed []byte, size int64) ([]byte, bool) {
+	zr, err := gzip.NewReader(bytes.NewReader(packed))
+	if err != nil {
+		return nil, false
+	}
+	plain := make([]byte, size)
+	if _, err := io.ReadFull(zr, plain); err != nil {
+		return nil, false
+	}
+	var more [1]byte
+	n, err := zr.Read(more[:])
+	return plain, n == 0 && err == io.EOF
+}
+
+// copyUnpacked sends n bytes from off on of what packed unpacks to, all of the
+// rest if n is negative.
+func copyUnpacked(w io.Writer, packed []byte, off, n int64) (int64, error) {
+	zr, err := gzip.NewReader(bytes.NewReader(packed))
+	if err != nil {
+		return 0, err
+	}
+	if _, err := io.CopyN(io.Discard, zr, off); err != nil {
+		return 0, err
+	}
+	if n < 0 {
+		return io.Copy(w, zr)
+	}
+	return io.CopyN(w, zr, n)
+}
+
+// copyTo sends n bytes from off on.
+func (c *content) copyTo(w io.Writer, off, n int64) error {
+	if c.packed != nil {
+		_, err := copyUnpacked(w, c.packed, off, n)
+		return err
+	}
+	_, err := w.Write(c.data[off : off+n])
+	return err
+}
+
+// beginning is what the type is guessed from.
+func (c *content) beginning() []byte {
+	if c.packed == nil && !c.coded {
+		return c.data[:min(512, len(c.data))]
+	}
+	packed := c.packed
+	if c.coded {
+		packed = c.data
+	}
+	zr, err := gzip.NewReader(bytes.NewReader(packed))
+	if err != nil {
+		return nil
+	}
+	buf := make([]byte, 512)
+	n, _ := io.ReadFull(zr, buf) // what there is will do for a guess
+	return buf[:n]
+}
+
+// acceptsGzip reads Accept-Encoding: gzip, or * without gzip, with a q above 0.
+func acceptsGzip(fields []string) bool {
+	any := false
+	for _, field := range fields {
+		for item := range strings.SplitSeq(field, ",") {
+			coding, params, _ := strings.Cut(item, ";")
+			coding = strings.TrimSpace(coding)
+			switch {
+			case strings.EqualFold(coding, "gzip") || strings.EqualFold(coding, "x-gzip"):
+				return quality(params) > 0
+			case coding == "*":
+				any = quality(params) > 0
+			}
+		}
+	}
+	return any
+}
+
+// quality reads the q of a list item, 1 if there is none, 0 if it makes no sense.
+func quality(params string) float64 {
+	for p := range strings.SplitSeq(params, ";") {
+		name, value, _ := strings.Cut(strings.TrimSpace(p), "=")
+		if strings.EqualFold(name, "q") {
+			q, err := strconv.ParseFloat(value, 64)
+			if err != nil || q > 1 {
+				return 0
+			}
+			return q
+		}
+	}
+	return 1
+}
+
+// send answers with all of the content, or with ranges of it.
+func (a *API) send(x *exchange, c *content, ranges []byteRange) {
+	status, off, length := http.StatusOK, int64(0), c.size
+	var parts *byteranges
+	switch len(ranges) {
+	case 0:
+	case 1:
+		status, off, length = http.StatusPartialContent, ranges[0].start, ranges[0].length
+		x.put("Content-Range", ranges[0].contentRange(c.size))
+	default:
+		status = http.StatusPartialContent
+		parts = newByteranges(ranges, c.size, x.w.Header().Get("Content-Type"))
+		length = parts.length()
+		x.put("Content-Type", "multipart/byteranges; boundary="+parts.boundary)
+	}
+	x.put("Content-Length", strconv.FormatInt(length, 10))
+	x.status = status
+	x.w.WriteHeader(status)
+	if x.r.Method == http.MethodHead {
+		return
+	}
+	w := io.Writer(x.w)
+	if length > pace { // less fits the socket's buffer, or nearly
+		conn := http.NewResponseController(x.w)
+		defer func() { _ = conn.SetWriteDeadline(time.Time{}) }() // a ResponseWriter of a test has none to take back
+		w = &paced{x.w, conn, a.opts.Stall}
+	}
+	// A write that fails means that the client went away: nobody is left to
+	// tell, and http.Server closes a connection whose answer came out short.
+	if parts != nil {
+		_ = parts.write(w, c)
+	} else {
+		_ = c.copyTo(w, off, length)
+	}
+}
+
+// paced is a writer whose client is dropped when it takes nothing for a time.
+type paced struct {
+	w     io.Writer
+	conn  *http.ResponseController
+	stall time.Duration
+}
+
+func (p *paced) Write(b []byte) (sent int, err error) {
+	for len(b) > 0 && err == nil {
+		_ = p.conn.SetWriteDeadline(time.Now().Add(p.stall)) // as above
+		var n int
+		n, err = p.w.Write(b[:min(pace, len(b))])
+		sent, b = sent+n, b[n:]
+	}
+	return sent, err
+}
