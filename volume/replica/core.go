@@ -1,0 +1,381 @@
+// Package replica keeps the copies of one volume in step.
+//
+// It has two layers. Core is the protocol as a value: it is told what happened
+// and says what to do, and does no I/O, starts no goroutine and looks at no
+// clock; the simulation in daemon/simulation drives it through crashes and bad
+// networks. Replica is the runtime around it: one writer, links to the other
+// copies, and a Log on disk. volume/DESIGN.md says what the protocol promises
+// and why it holds; the rules R5 to R12 named in comments are explained there.
+package replica
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+
+	"weedd/volume"
+)
+
+// Origin is the offset of the first record in a .dat: the length of the super
+// block. A copy that ends there holds nothing.
+const Origin = 8
+
+// Core decides for one copy of one volume. It is not safe for concurrent use.
+//
+// A copy has three lengths, in bytes of .dat: end (appended) >= durable
+// (fsynced) >= committed (known durable on every copy that counts).
+//
+// Whoever drives it carries out Effects after every call, in order. It changes
+// the log from one place at a time, and calls back after each change with what
+// the log has become; until it has, the Core begins nothing else that would
+// change the log.
+type Core struct {
+	self volume.Holder
+	id   volume.ID
+
+	entry     volume.Entry // newest known to be committed; Version 0: none yet
+	epochs    []volume.EpochStart
+	end       int64
+	durable   int64
+	committed int64
+	failed    error
+
+	entering volume.EpochStart // EnterEpoch was given out, Entered has not come yet
+	plan     *plan             // OnHello gave out an Adopt, Adopted has not come yet
+	inFlight int64             // where the log ends with the bytes that OnBatch accepted; 0 once Followed has come
+
+	led    volume.Epoch // the newest epoch entered as primary by this run of the process
+	peers  map[volume.Holder]*peerState
+	seq    uint64 // of the last batch
+	asked  []volume.Ask
+	yield  bool
+	waits  uint64 // the newest barrier given out
+	follow stream
+
+	effects []Effect
+}
+
+// CoreState is what recovery found on disk. All of it has been made durable
+// again by then: what is only in the page cache of a process that was killed
+// counts for nothing, so Durable is End unless the log failed.
+type CoreState struct {
+	Epochs    []volume.EpochStart
+	End       int64
+	Durable   int64
+	Committed int64
+}
+
+// peerState is the primary's knowledge of another copy, in the epoch led.
+type peerState struct {
+	stream   uint64 // of the last Hello; what comes by another counts for nothing (rule R8)
+	attached bool   // it has welcomed that Hello
+	durable  int64
+	acked    uint64 // highest sequence number acknowledged
+	adding   bool   // the leader was asked to have it in sync; it counts until a newer epoch (rule R9)
+	suspect  bool
+	refused  Code // it cannot be a copy of this log; "" unless so
+}
+
+// plan is an Adopt under way.
+type plan struct {
+	stream    uint64
+	epoch     volume.Epoch
+	epochs    []volume.EpochStart
+	committed int64 // the primary's
+}
+
+// stream is the one that this copy acknowledges; id 0 is none.
+type stream struct {
+	id    uint64
+	epoch volume.Epoch
+}
+
+// Effect is something that the Core wants done.
+type Effect interface{ effect() }
+
+// EnterEpoch asks to fsync all up to Start, then to add this epoch to the epoch
+// list and fsync that, then to call Entered. If that fails: Fail.
+type EnterEpoch struct {
+	Epoch      volume.Epoch
+	Start      int64
+	Generation uint32
+}
+
+// AskLeader asks to put a question to the leader, once. What comes of it is
+// told by Learn. No answer, a refusal or an error is not an outcome: the
+// question may still arrive. Retry asks again.
+type AskLeader struct{ Ask volume.Ask }
+
+// CommitAdvanced asks to publish records up to Committed, wake who waits for
+// it, and tell the followers.
+type CommitAdvanced struct{ Committed int64 }
+
+// Depose says that writes under way have no outcome any more: this copy leads
+// no longer, or its log failed. Links to copies that Peers does not list are to
+// be closed.
+type Depose struct{}
+
+// Reattach asks for a link to Peer and a new Hello on it.
+type Reattach struct{ Peer volume.Holder }
+
+// Unfollow asks to close the link of a stream that this copy acknowledges no
+// longer.
+type Unfollow struct{ Stream uint64 }
+
+func (EnterEpoch) effect()     {}
+func (AskLeader) effect()      {}
+func (CommitAdvanced) effect() {}
+func (Depose) effect()         {}
+func (Reattach) effect()       {}
+func (Unfollow) effect()       {}
+
+// Adopt is what a follower does to its files to attach: cut .dat and the index
+// to Cut and fsync them, unless Cut is -1; then make Epochs its list, durably
+// and all or nothing; then call Core.Adopted. In that order: a copy that had
+// the list before the cut would claim its own bytes for the primary's epochs.
+// If it fails half way: Core.Fail.
+type Adopt struct {
+	Stream uint64
+	Cut    int64
+	Epochs []volume.EpochStart
+}
+
+// NewCore makes the Core of a copy as recovery found it.
+func NewCore(self volume.Holder, id volume.ID, st CoreState) *Core {
+	return &Core{
+		self: self, id: id, epochs: slices.Clone(st.Epochs),
+		end: st.End, durable: min(st.Durable, st.End), committed: min(st.Committed, st.Durable),
+		peers: map[volume.Holder]*peerState{},
+	}
+}
+
+// Effects gives what is to be done now, and forgets it.
+func (c *Core) Effects() []Effect {
+	e := c.effects
+	c.effects = nil
+	return e
+}
+
+func (c *Core) emit(e Effect) { c.effects = append(c.effects, e) }
+
+// Learn takes an entry that was proven committed: by a master's catalog, by the
+// answer to an Ask, or by another copy. Older ones are ignored.
+func (c *Core) Learn(e volume.Entry) {
+	if e.Volume != c.id || e.Version <= c.entry.Version {
+		return
+	}
+	led, old := c.Leading(), c.entry
+	c.entry = e
+	if e.Epoch > old.Epoch {
+		c.asked, c.yield = nil, false
+		if led && !c.primary() {
+			c.emit(Depose{})
+		}
+		if c.follow.id != 0 && e.Epoch > c.follow.epoch {
+			c.emit(Unfollow{c.follow.id})
+			c.follow = stream{}
+		}
+	}
+	if c.Leading() {
+		c.newPeers(old)
+	}
+	c.settle()
+}
+
+// newPeers attaches to copies that began to join within the epoch, and forgets
+// those that no longer do. One that the leader was asked to have in sync is not
+// forgotten: that question may still arrive.
+func (c *Core) newPeers(old volume.Entry) {
+	now := c.Peers()
+	for h, p := range c.peers {
+		if !slices.Contains(now, h) && !p.adding {
+			delete(c.peers, h)
+		}
+	}
+	for _, h := range now {
+		if !slices.Contains(old.InSync, h) && !slices.Contains(old.Joining, h) {
+			c.emit(Reattach{h})
+		}
+	}
+}
+
+// settle begins what the state calls for: entering an epoch, and questions to
+// the leader. Every call that changes something ends with it.
+func (c *Core) settle() {
+	c.lostCopy()
+	if c.primary() && c.failed == nil && !c.busy() && c.entry.Epoch > newest(c.epochs) {
+		c.entering = volume.EpochStart{Epoch: c.entry.Epoch, Start: c.end, Generation: c.entry.Generation}
+		c.emit(EnterEpoch(c.entering))
+	}
+	c.count()
+	for _, ask := range c.wanted() {
+		if !slices.ContainsFunc(c.asked, func(a volume.Ask) bool { return same(a, ask) }) {
+			c.asked = append(c.asked, ask)
+			c.emit(AskLeader{ask})
+		}
+	}
+}
+
+// busy reports whether something is changing the log that has not called back.
+func (c *Core) busy() bool { return c.entering.Epoch != 0 || c.plan != nil || c.inFlight != 0 }
+
+// primary reports whether the newest entry makes this very copy the primary.
+func (c *Core) primary() bool {
+	return c.entry.Primary == c.self.Node && slices.Contains(c.entry.InSync, c.self)
+}
+
+// Entered says that EnterEpoch is done: the epoch is in the list, durably, and
+// everything before its start is durable, too.
+func (c *Core) Entered(epoch volume.Epoch) {
+	if c.entering.Epoch != epoch || epoch == 0 {
+		return
+	}
+	c.epochs = append(slices.Clip(c.epochs), c.entering)
+	c.durable = max(c.durable, c.entering.Start)
+	c.entering = volume.EpochStart{}
+	if c.entry.Epoch == epoch { // else it was overtaken while it entered
+		c.led = epoch
+		c.peers = map[volume.Holder]*peerState{}
+		for _, h := range c.Peers() {
+			c.emit(Reattach{h})
+		}
+	}
+	c.settle()
+}
+
+// Appended says that local records were appended.
+func (c *Core) Appended(end int64) {
+	c.end = max(c.end, end)
+	c.settle()
+}
+
+// Synced says that an fsync has made everything up to durable so.
+func (c *Core) Synced(durable int64) {
+	if c.failed != nil {
+		return
+	}
+	c.durable = min(max(c.durable, durable), c.end)
+	c.settle()
+}
+
+// Fail says that the log cannot be written any more, for good (rule R5). What
+// was synced before stays readable and is all that this copy claims to have.
+func (c *Core) Fail(err error) {
+	if c.failed != nil || err == nil {
+		return
+	}
+	c.failed = err
+	c.end = c.durable
+	c.entering, c.plan, c.inFlight = volume.EpochStart{}, nil, 0
+	if c.follow.id != 0 {
+		c.emit(Unfollow{c.follow.id})
+		c.follow = stream{}
+	}
+	if c.Leading() {
+		c.emit(Depose{})
+	}
+	c.settle()
+}
+
+// Yield asks for another primary in place of this one, as for a planned stop or
+// a slow disk. This copy leads on until it learns a newer epoch.
+func (c *Core) Yield() {
+	c.yield = true
+	c.settle()
+}
+
+// Retry asks again whatever was asked and has no outcome yet.
+func (c *Core) Retry() {
+	c.asked = nil
+	c.settle()
+}
+
+// Leading reports whether this copy leads, by the newest entry that it knows,
+// in an epoch that it has entered and not left by a restart.
+func (c *Core) Leading() bool {
+	return c.led != 0 && c.led == c.entry.Epoch && c.primary()
+}
+
+// Writable is nil when this copy may take writes, and else says why not.
+func (c *Core) Writable() error {
+	switch {
+	case c.failed != nil:
+		return fmt.Errorf("%w: volume %d: its copy here failed: %w", volume.ErrReadOnly, c.id, c.failed)
+	case !c.primary():
+		return &volume.NotPrimaryError{Volume: c.id, Primary: c.entry.Primary}
+	case !c.Leading():
+		return fmt.Errorf("%w: volume %d: this copy does not lead yet in epoch %d", volume.ErrUnavailable, c.id, c.entry.Epoch)
+	case c.entry.State == volume.StateNew:
+		// Files may still be made anew for a new volume (rule R6), so nothing
+		// may have been acknowledged in it.
+		return fmt.Errorf("%w: volume %d is new, and not all of its copies are there yet", volume.ErrUnavailable, c.id)
+	case len(c.entry.InSync) < c.entry.Spec.Placement.MinCopies():
+		return fmt.Errorf("%w: volume %d has %d copies in sync and needs %d", volume.ErrUnavailable, c.id,
+			len(c.entry.InSync), c.entry.Spec.Placement.MinCopies())
+	}
+	return nil
+}
+
+// Following gives the stream that this copy acknowledges.
+func (c *Core) Following() (stream uint64, ok bool) { return c.follow.id, c.follow.id != 0 }
+
+// Committed is how many bytes are known durable on every copy that counts.
+func (c *Core) Committed() int64 { return c.committed }
+
+// Entry is the newest entry known.
+func (c *Core) Entry() volume.Entry { return c.entry }
+
+// Epochs is the list of epochs, as durable. It must not be changed.
+func (c *Core) Epochs() []volume.EpochStart { return c.epochs }
+
+// Epoch is the newest epoch made durable by this copy, 0 for none.
+func (c *Core) Epoch() volume.Epoch { return newest(c.epochs) }
+
+// Generation is that of the files of this copy.
+func (c *Core) Generation() uint32 {
+	if len(c.epochs) == 0 {
+		return c.entry.Generation
+	}
+	return c.epochs[len(c.epochs)-1].Generation
+}
+
+// Failure is why the log failed, nil if it did not.
+func (c *Core) Failure() error { return c.failed }
+
+// Asking reports whether a question to the leader has no outcome yet.
+func (c *Core) Asking() bool { return len(c.asked) > 0 }
+
+// Status is a Core as shown to people.
+type Status struct {
+	Entry     volume.Entry
+	Epoch     volume.Epoch
+	Leading   bool
+	Following bool
+	End       int64
+	Durable   int64
+	Committed int64
+	Failure   error
+	Peers     []PeerStatus // of a primary, sorted by node
+}
+
+// PeerStatus is what a primary knows of another copy.
+type PeerStatus struct {
+	Holder   volume.Holder
+	Attached bool
+	Suspect  bool
+	Durable  int64
+	Refused  Code
+}
+
+// Status gives a picture of this moment.
+func (c *Core) Status() Status {
+	s := Status{Entry: c.entry, Epoch: c.Epoch(), Leading: c.Leading(), Following: c.follow.id != 0,
+		End: c.end, Durable: c.durable, Committed: c.committed, Failure: c.failed}
+	if s.Leading {
+		for _, h := range slices.SortedFunc(maps.Keys(c.peers), compareHolders) {
+			p := c.peers[h]
+			s.Peers = append(s.Peers, PeerStatus{h, p.attached, p.suspect, p.durable, p.refused})
+		}
+	}
+	return s
+}

@@ -1,0 +1,278 @@
+package replica
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+
+	"weedd/volume"
+)
+
+// Peers lists the copies to attach to in the epoch entered: in sync and
+// joining, without this one. It is empty unless this copy leads.
+func (c *Core) Peers() []volume.Holder {
+	if !c.Leading() {
+		return nil
+	}
+	return slices.DeleteFunc(slices.Concat(c.entry.InSync, c.entry.Joining), func(h volume.Holder) bool { return h == c.self })
+}
+
+// Hello gives the first message of a link to peer; it ends what any earlier
+// stream to peer counted for. stream must be unique. It reports false if there
+// is nothing to say to peer, as when this copy no longer leads.
+func (c *Core) Hello(to volume.Holder, stream uint64) (Message, bool) {
+	if !slices.Contains(c.Peers(), to) {
+		return Message{}, false
+	}
+	p := c.peer(to)
+	p.stream, p.attached = stream, false
+	return Message{Kind: KindHello, Stream: stream, Entry: c.entry, From: c.self, To: to,
+		Epochs: c.epochs, End: c.end, Committed: c.committed}, true
+}
+
+func (c *Core) peer(h volume.Holder) *peerState {
+	p := c.peers[h]
+	if p == nil {
+		p = &peerState{}
+		c.peers[h] = p
+	}
+	return p
+}
+
+// current gives the peer that a message comes from, if it came by the stream
+// that counts.
+func (c *Core) current(h volume.Holder, stream uint64) *peerState {
+	p := c.peers[h]
+	if p == nil || p.stream != stream || stream == 0 || !c.Leading() {
+		return nil
+	}
+	return p
+}
+
+// Welcomed takes a Welcome. sameChecksum says whether this copy's own bytes
+// before m.End have the checksum that the peer gave; if not, one of the two is
+// damaged, and the peer does not count.
+func (c *Core) Welcomed(from volume.Holder, m Message, sameChecksum bool) {
+	p := c.current(from, m.Stream)
+	if p == nil {
+		return
+	}
+	if !sameChecksum || m.End > c.end {
+		p.refused = CodeDiverged
+	} else {
+		*p = peerState{stream: p.stream, attached: true, durable: m.End, acked: p.acked, adding: p.adding}
+	}
+	c.settle()
+}
+
+// Refused takes a Refusal.
+func (c *Core) Refused(from volume.Holder, m Message) {
+	c.Learn(m.Entry)
+	p := c.current(from, m.Stream)
+	if p == nil {
+		return
+	}
+	p.stream, p.attached = 0, false
+	switch m.Code {
+	case CodeWrongCopy, CodeDiverged, CodeBehind, CodeFailed:
+		p.refused = m.Code
+	case CodeAhead:
+		if m.End > c.end {
+			// Only this copy writes in this epoch. If another one has more of
+			// it, then this one lost its tail and did not notice: it must not
+			// go on (rule R10).
+			c.Fail(fmt.Errorf("volume %d: copy %s on node %s has %d bytes of epoch %d and this copy, which leads in it, only %d",
+				c.id, from.Copy, from.Node, m.End, c.led, c.end))
+		}
+	}
+	c.settle()
+}
+
+// NextSeq numbers the next batch. Numbers rise over all peers and streams.
+func (c *Core) NextSeq() uint64 {
+	c.seq++
+	return c.seq
+}
+
+// BarrierSeq is the newest number that Barrier gave out. A peer that was sent
+// no batch numbered so high is to be sent one, empty if need be.
+func (c *Core) BarrierSeq() uint64 { return c.waits }
+
+// Acked takes an acknowledgement.
+func (c *Core) Acked(from volume.Holder, m Message) {
+	p := c.current(from, m.Stream)
+	if p == nil || !p.attached || m.Durable > c.end || m.Seq > c.seq {
+		return
+	}
+	p.durable, p.acked, p.suspect = max(p.durable, m.Durable), max(p.acked, m.Seq), false
+	c.settle()
+}
+
+// Detached says that the link of stream broke. What the peer has made durable
+// stays so, and it counts as before.
+func (c *Core) Detached(from volume.Holder, stream uint64) {
+	if p := c.current(from, stream); p != nil {
+		p.stream, p.attached = 0, false
+	}
+}
+
+// Suspect says that a peer has not answered, attached or not, for as long as a
+// write or a barrier may be held up by it. It is ignored when nothing waits: an
+// idle volume keeps its copies over a restart (rule R9).
+func (c *Core) Suspect(h volume.Holder) {
+	if !c.Leading() || !c.waiting() || (!slices.Contains(c.entry.InSync, h) && !c.adding(h)) || h == c.self {
+		return
+	}
+	c.peer(h).suspect = true
+	c.settle()
+}
+
+func (c *Core) adding(h volume.Holder) bool {
+	p := c.peers[h]
+	return p != nil && p.adding
+}
+
+func (c *Core) waiting() bool { return c.committed < c.end || !c.Confirmed(c.waits) }
+
+// counted lists the other copies that every answer waits for: those in sync in
+// the epoch led, and those that the leader was asked to add (rule R9).
+func (c *Core) counted() []volume.Holder {
+	hs := slices.DeleteFunc(slices.Clone(c.entry.InSync), func(h volume.Holder) bool { return h == c.self })
+	for h, p := range c.peers {
+		if p.adding {
+			hs = append(hs, h)
+		}
+	}
+	return hs
+}
+
+// count finds how much is committed, and which joining copies have all of that.
+func (c *Core) count() {
+	if !c.Leading() {
+		return
+	}
+	n := c.durable
+	for _, h := range c.counted() {
+		n = min(n, c.peer(h).durable)
+	}
+	c.commit(n)
+	for _, h := range c.entry.Joining {
+		p := c.peers[h]
+		if p != nil && p.attached && p.refused == "" && !p.adding && p.durable >= c.committed {
+			p.adding = true
+		}
+	}
+}
+
+func (c *Core) commit(n int64) {
+	if n > c.committed {
+		c.committed = n
+		c.emit(CommitAdvanced{n})
+	}
+}
+
+// Barrier gives a number that is Confirmed when every copy that counts has
+// acknowledged a batch sent after this call. By then no other copy led in a
+// newer epoch when Barrier was called: its primary would be one of them.
+func (c *Core) Barrier() (seq uint64) {
+	c.waits = c.seq + 1
+	return c.waits
+}
+
+// Confirmed reports whether a barrier was passed. It is false when this copy
+// does not lead; barriers of an earlier leadership are void and were ended by
+// Depose.
+func (c *Core) Confirmed(seq uint64) bool {
+	if !c.Leading() {
+		return false
+	}
+	for _, h := range c.counted() {
+		if c.peer(h).acked < seq {
+			return false
+		}
+	}
+	return true
+}
+
+// wanted lists what is to be asked of the leader as things stand.
+func (c *Core) wanted() []volume.Ask {
+	if !c.primary() {
+		return nil
+	}
+	ask := func(kind volume.AskKind, copies ...volume.Holder) volume.Ask {
+		return volume.Ask{Kind: kind, Volume: c.id, Epoch: c.entry.Epoch, From: c.self, Copies: copies}
+	}
+	if c.failed != nil && len(c.entry.InSync) > 1 {
+		a := ask(volume.AskYield)
+		a.Failed = true
+		return []volume.Ask{a}
+	}
+	if !c.Leading() {
+		if c.failed != nil || c.entering.Epoch != 0 || c.entry.Epoch > newest(c.epochs) {
+			return nil // it leads as soon as it has entered
+		}
+		return []volume.Ask{ask(volume.AskLead)} // rule R10: a run before this one led in this epoch
+	}
+	var asks []volume.Ask
+	unfit, silent := c.removable()
+	if len(unfit) > 0 {
+		a := ask(volume.AskRemove, unfit...)
+		asks = append(asks, a)
+	} else if len(silent) > 0 {
+		asks = append(asks, ask(volume.AskRemove, silent...))
+	}
+	add, renew := c.addable()
+	if len(add) > 0 {
+		asks = append(asks, ask(volume.AskAdd, add...))
+	}
+	if renew {
+		asks = append(asks, ask(volume.AskLead))
+	}
+	if c.yield && len(c.entry.InSync) > 1 {
+		asks = append(asks, ask(volume.AskYield))
+	}
+	return asks
+}
+
+// removable lists the copies that should not be in sync: the unfit do not hold
+// what is committed and have to go at once, however few are left; the silent
+// hold up something that waits, and go as long as enough are left to write.
+func (c *Core) removable() (unfit, silent []volume.Holder) {
+	least := c.entry.Spec.Placement.MinCopies()
+	for _, h := range c.entry.InSync {
+		p := c.peers[h]
+		switch {
+		case p == nil:
+		case p.refused != "":
+			unfit = append(unfit, h)
+		case p.suspect && c.waiting() && len(c.entry.InSync)-len(silent) > least:
+			silent = append(silent, h)
+		}
+	}
+	return unfit, silent
+}
+
+// addable lists the joining copies to ask for, and reports whether a new epoch
+// with the old set is needed: only that ends the wait for a copy that was asked
+// for, fell silent or joins no longer, and may have been added all the same.
+func (c *Core) addable() (add []volume.Holder, renew bool) {
+	for h, p := range c.peers {
+		switch {
+		case !p.adding:
+		case !slices.Contains(c.entry.Joining, h), p.refused != "", p.suspect && c.waiting():
+			renew = true
+		default:
+			add = append(add, h)
+		}
+	}
+	slices.SortFunc(add, compareHolders)
+	return add, renew
+}
+
+func compareHolders(a, b volume.Holder) int {
+	return cmp.Or(cmp.Compare(a.Node, b.Node), cmp.Compare(a.Copy, b.Copy))
+}
+
+func same(a, b volume.Ask) bool {
+	return a.Kind == b.Kind && a.Epoch == b.Epoch && slices.Equal(a.Copies, b.Copies) && a.Failed == b.Failed
+}
