@@ -113,6 +113,13 @@ func (c *Core) Followed(end, durable, committed int64) {
 	c.settle()
 }
 
+// Told says how much the primary has committed, as learned beside the stream.
+func (c *Core) Told(committed int64) {
+	if c.follow.id != 0 {
+		c.commit(min(committed, c.durable))
+	}
+}
+
 // Unfollowed says that the link of stream ended. An Adopt that has begun to
 // change files is finished first, with Adopted or Fail.
 func (c *Core) Unfollowed(streamID uint64) {

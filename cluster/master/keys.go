@@ -1,0 +1,104 @@
+package master
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"weedd/cluster/catalog"
+	"weedd/volume"
+)
+
+// keys gives out file keys from blocks that the leader granted to this run of
+// the process (rule R1): a block lives in memory only, and what is left of it
+// at the end of the process is never used.
+type keys struct {
+	fetch func(ctx context.Context, count uint64) (catalog.Block, error)
+	start func(f func(ctx context.Context))
+
+	mu       sync.Mutex
+	now      catalog.Block // being used up
+	next     catalog.Block // in reserve; empty if From == To
+	size     uint64        // of the next block to ask for
+	took     time.Time     // when the last block came
+	fetching chan struct{} // closed when the fetch under way has ended; nil if none
+	err      error         // of the last fetch
+}
+
+// A block lasts for half a minute or so at the speed it is used, so that ids go
+// on being given out while there is no leader.
+const (
+	firstBlock = 1 << 14
+	maxBlock   = 1 << 24
+	blockLasts = 30 * time.Second
+	maxCount   = 1 << 20 // ids in one assignment
+)
+
+// take returns the first of count keys in a row. It waits for a block while ctx
+// lets it.
+func (k *keys) take(ctx context.Context, count uint64) (volume.Key, error) {
+	for {
+		k.mu.Lock()
+		if left(k.now) < count && left(k.next) >= count {
+			k.now, k.next = k.next, catalog.Block{} // the rest of the old block is wasted, not repeated
+		}
+		if left(k.now) >= count {
+			first := k.now.From
+			k.now.From += volume.Key(count)
+			if left(k.next) == 0 && left(k.now) < k.size/2 {
+				k.fetchLocked(count)
+			}
+			k.mu.Unlock()
+			return first, nil
+		}
+		wait := k.fetchLocked(count)
+		err := k.err
+		k.mu.Unlock()
+		select {
+		case <-wait:
+		case <-ctx.Done():
+			return 0, fmt.Errorf("%w: no file ids: %w", volume.ErrUnavailable, firstOf(err, context.Cause(ctx)))
+		}
+	}
+}
+
+func left(b catalog.Block) uint64 { return uint64(b.To - b.From) }
+
+func firstOf(errs ...error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fetchLocked starts a fetch unless one is under way, and returns a channel that
+// is closed when it has ended.
+func (k *keys) fetchLocked(count uint64) <-chan struct{} {
+	if k.fetching != nil {
+		return k.fetching
+	}
+	switch {
+	case k.size == 0:
+		k.size = firstBlock
+	case time.Since(k.took) < blockLasts && k.size < maxBlock:
+		k.size *= 2
+	}
+	want, done := max(k.size, count), make(chan struct{})
+	k.fetching = done
+	k.start(func(ctx context.Context) {
+		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+		defer cancel()
+		b, err := k.fetch(ctx, want)
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		if k.err = err; err == nil {
+			k.next, k.took = b, time.Now()
+		}
+		k.fetching = nil
+		close(done)
+	})
+	return done
+}

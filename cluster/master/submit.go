@@ -1,0 +1,99 @@
+package master
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"weedd/volume"
+	"weedd/volume/needle"
+)
+
+// Submit stores one file under a fresh id. It writes create-only to the primary
+// of a volume, and when that fails tries another volume with another id, for as
+// long as Options.Hold; ids given up are deleted if anything may have been
+// stored under them. n's key and cookie are set.
+func (m *Master) Submit(ctx context.Context, req Request, n *needle.Needle) (Assignment, volume.PutResult, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, m.opt.Hold, fmt.Errorf("tried for %v", m.opt.Hold))
+	defer cancel()
+	var last error
+	tried := map[volume.ID]bool{}
+	for {
+		a, err := m.assign(ctx, req, tried)
+		if err != nil {
+			return Assignment{}, volume.PutResult{}, errors.Join(err, last)
+		}
+		res, err := m.put(ctx, a, n)
+		if err == nil {
+			return a, res, nil
+		}
+		if hopeless(err) {
+			return Assignment{}, volume.PutResult{}, err
+		}
+		m.opt.Logger.Debug("upload tried again elsewhere", "blob", a.ID, "node", a.Node.ID, "err", err)
+		m.giveUp(a, err)
+		tried[a.ID.Volume] = true
+		last = err
+		if ctx.Err() != nil {
+			return Assignment{}, volume.PutResult{}, fmt.Errorf("%w: upload failed everywhere it was tried: %w", volume.ErrUnavailable, err)
+		}
+	}
+}
+
+func (m *Master) put(ctx context.Context, a Assignment, n *needle.Needle) (volume.PutResult, error) {
+	ctx, cancel := context.WithTimeout(ctx, m.opt.Attempt)
+	defer cancel()
+	n.Key, n.Cookie = a.ID.Key, a.ID.Cookie
+	return m.opt.Volumes.Put(ctx, a.Node, a.ID, n, true)
+}
+
+// hopeless reports whether the fault is in the upload itself.
+func hopeless(err error) bool {
+	for _, target := range []error{volume.ErrBadRequest, volume.ErrTooLarge, volume.ErrDigest, volume.ErrUnauthorized} {
+		if errors.Is(err, target) {
+			return true
+		}
+	}
+	return false
+}
+
+// giveUp passes over the node for a while when it seems to be in trouble, and
+// deletes what may have been stored.
+func (m *Master) giveUp(a Assignment, err error) {
+	volumeOnly := false
+	for _, target := range []error{volume.ErrNoVolume, volume.ErrNotPrimary, volume.ErrStale, volume.ErrReadOnly, volume.ErrNoSpace, volume.ErrExists} {
+		volumeOnly = volumeOnly || errors.Is(err, target)
+	}
+	if volumeOnly {
+		return
+	}
+	m.shun(a.Node.ID)
+	if errors.Is(err, volume.ErrUnavailable) && !errors.Is(err, volume.ErrOutcomeUnknown) && !errors.Is(err, context.DeadlineExceeded) {
+		return // nothing was done
+	}
+	m.start(func(ctx context.Context) { m.deleteLater(ctx, a) })
+}
+
+// deleteLater deletes an id that was given up, once its node answers again; as
+// best it can: after a minute it is left to be found as garbage.
+func (m *Master) deleteLater(ctx context.Context, a Assignment) {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	for ctx.Err() == nil {
+		pause(ctx, shunTime)
+		node := a.Node
+		c := m.choices()
+		if e, ok := c.cat.Volume(a.ID.Volume); ok {
+			if n, ok := c.nodes[e.Primary]; ok {
+				node = n.Volume()
+			}
+		}
+		once, cancel := context.WithTimeout(ctx, m.opt.Attempt)
+		_, err := m.opt.Volumes.Delete(once, node, a.ID)
+		cancel()
+		if err == nil || errors.Is(err, volume.ErrNotFound) || errors.Is(err, volume.ErrNoVolume) {
+			return
+		}
+	}
+}

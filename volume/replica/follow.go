@@ -1,0 +1,268 @@
+package replica
+
+import (
+	"context"
+	"fmt"
+
+	"weedd/volume"
+	"weedd/volume/needle"
+)
+
+// following is the follower's side of one stream.
+type following struct {
+	link    Link
+	ended   chan struct{}
+	partial []byte // the front of a record whose rest has not arrived
+}
+
+// Serve is the follower's side of a link that a primary opened. It returns when
+// the link ends, or a newer one takes its place.
+func (r *Replica) Serve(ctx context.Context, link Link) error {
+	f := &following{link: link, ended: make(chan struct{})}
+	defer close(f.ended)
+	defer link.Close()
+	if err := r.takeOver(ctx, f); err != nil {
+		return err
+	}
+	defer r.unfollow(f)
+	in := make(chan *Message, 16)
+	received := make(chan error, 1)
+	done := make(chan struct{})
+	defer func() {
+		close(done)
+		link.Close()
+		<-received
+	}()
+	go func() {
+		defer close(received)
+		defer close(in)
+		for {
+			m, err := link.Recv()
+			if err != nil {
+				return
+			}
+			select {
+			case in <- m:
+			case <-done:
+				return
+			}
+		}
+	}()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-r.ctx.Done():
+			return volume.ErrClosed
+		case m, ok := <-in:
+			if !ok {
+				return nil
+			}
+			if err := r.followed(f, m, in); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// takeOver ends the stream followed before, so that one at a time writes.
+func (r *Replica) takeOver(ctx context.Context, f *following) error {
+	for {
+		r.mu.Lock()
+		if r.closed {
+			r.mu.Unlock()
+			return volume.ErrClosed
+		}
+		old := r.follower
+		if old == nil {
+			r.follower = f
+			r.mu.Unlock()
+			return nil
+		}
+		r.mu.Unlock()
+		old.link.Close()
+		select {
+		case <-old.ended:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (r *Replica) unfollow(f *following) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.follower != f {
+		return
+	}
+	r.follower = nil
+	if stream, ok := r.core.Following(); ok {
+		r.core.Unfollowed(stream)
+		r.effectsLocked()
+	}
+}
+
+// followed handles one message and whatever batches came with it.
+func (r *Replica) followed(f *following, m *Message, in <-chan *Message) error {
+	switch m.Kind {
+	case KindHello:
+		return r.hello(f, m)
+	case KindBatch:
+		return r.batches(f, m, in)
+	}
+	return fmt.Errorf("%w: a %s from a primary", volume.ErrBadRequest, m.Kind)
+}
+
+// hello brings the log to where the primary's and this copy's agree, makes the
+// primary's list of epochs durable, and only then welcomes it (rule R11).
+func (r *Replica) hello(f *following, m *Message) error {
+	r.logMu.Lock()
+	defer r.logMu.Unlock()
+	f.partial = nil
+	r.mu.Lock()
+	plan, refusal := r.core.OnHello(*m)
+	r.effectsLocked()
+	r.mu.Unlock()
+	if refusal != nil {
+		return f.link.Send(refusal)
+	}
+	sum, end, err := r.adopt(plan)
+	r.mu.Lock()
+	if err != nil {
+		r.failLocked(fmt.Errorf("follow: %w", err))
+		r.mu.Unlock()
+		return err
+	}
+	r.core.Adopted(plan.Stream, end)
+	r.effectsLocked()
+	r.movedLocked()
+	stream, ok := r.core.Following()
+	r.mu.Unlock()
+	if !ok || stream != plan.Stream {
+		return fmt.Errorf("%w: volume %d: overtaken while it attached", volume.ErrStale, r.opts.Volume)
+	}
+	return f.link.Send(&Message{Kind: KindWelcome, Stream: plan.Stream, End: end, Checksum: sum})
+}
+
+func (r *Replica) adopt(plan Adopt) (sum uint32, end int64, err error) {
+	l := r.opts.Log
+	if plan.Cut >= 0 && plan.Cut < l.End() {
+		if err := l.Cut(plan.Cut); err != nil {
+			return 0, 0, fmt.Errorf("cut to %d: %w", plan.Cut, err)
+		}
+	}
+	if end, err = l.Sync(); err != nil {
+		return 0, 0, fmt.Errorf("fsync: %w", err)
+	}
+	if err := l.SetEpochs(plan.Epochs); err != nil {
+		return 0, 0, fmt.Errorf("keep the list of epochs: %w", err)
+	}
+	sum, err = l.Checksum(end)
+	return sum, end, err
+}
+
+// batches appends m and the batches that wait behind it, syncs once, and
+// acknowledges the last.
+func (r *Replica) batches(f *following, m *Message, in <-chan *Message) error {
+	r.logMu.Lock()
+	last, after, err := r.appendAll(f, m, in)
+	durable, serr := r.opts.Log.Sync()
+	r.mu.Lock()
+	if serr != nil {
+		r.failLocked(fmt.Errorf("fsync: %w", serr))
+		err = serr
+	}
+	r.core.Followed(r.opts.Log.End(), durable, last.Committed)
+	if stream, ok := r.core.Following(); err == nil && (!ok || stream != last.Stream) {
+		err = fmt.Errorf("%w: volume %d: stream %x ended", volume.ErrStale, r.opts.Volume, last.Stream)
+	}
+	r.effectsLocked()
+	r.mu.Unlock()
+	r.logMu.Unlock()
+	if err != nil {
+		return err
+	}
+	if err := f.link.Send(&Message{Kind: KindAck, Stream: last.Stream, Seq: last.Seq, Durable: durable}); err != nil {
+		return err
+	}
+	if after != nil {
+		return r.followed(f, after, in)
+	}
+	return nil
+}
+
+// appendAll appends m and what waits behind it. It returns the last batch that
+// it looked at, and a message behind it that is none.
+func (r *Replica) appendAll(f *following, m *Message, in <-chan *Message) (last, after *Message, err error) {
+	for size := 0; ; {
+		if err := r.appendFollowed(f, m); err != nil {
+			return m, nil, err
+		}
+		if size += len(m.Bytes); size >= maxBatch {
+			return m, nil, nil
+		}
+		select {
+		case next, ok := <-in:
+			if !ok {
+				return m, nil, nil
+			}
+			if next.Kind != KindBatch {
+				return m, next, nil
+			}
+			m = next
+		default:
+			return m, nil, nil
+		}
+	}
+}
+
+// appendFollowed appends the whole records of one batch. A record longer than a
+// frame comes in several: its front is kept until the rest is there.
+func (r *Replica) appendFollowed(f *following, m *Message) error {
+	if want := r.opts.Log.End() + int64(len(f.partial)); m.Offset != want {
+		return fmt.Errorf("%w: volume %d: a batch for offset %d; this copy ends at %d", volume.ErrStale, r.opts.Volume, m.Offset, want)
+	}
+	records := m.Bytes
+	if len(f.partial) > 0 {
+		f.partial = append(f.partial, records...)
+		records = f.partial
+	}
+	whole, err := wholeRecords(records)
+	if err != nil {
+		return fmt.Errorf("volume %d: batch at offset %d: %w", r.opts.Volume, m.Offset, err)
+	}
+	part := *m
+	part.Offset, part.Bytes = r.opts.Log.End(), records[:whole]
+	r.mu.Lock()
+	err = r.core.OnBatch(part)
+	r.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	if whole > 0 {
+		if err := r.opts.Log.Append(part.Bytes); err != nil {
+			r.mu.Lock()
+			r.failLocked(err)
+			r.mu.Unlock()
+			return err
+		}
+	}
+	f.partial = append([]byte(nil), records[whole:]...)
+	return nil
+}
+
+// wholeRecords gives the length of the whole records that b begins with.
+func wholeRecords(b []byte) (n int, err error) {
+	for len(b)-n >= needle.HeaderSize {
+		h := needle.ParseHeader(b[n:])
+		if h.Size < 0 {
+			return 0, fmt.Errorf("%w: a record with a body of %d bytes", volume.ErrCorrupt, h.Size)
+		}
+		length := needle.Length(h.Size, needle.V3)
+		if length > int64(len(b)-n) {
+			break
+		}
+		n += int(length)
+	}
+	return n, nil
+}

@@ -1,0 +1,85 @@
+package replica
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"weedd/volume"
+	"weedd/volume/needle"
+	"weedd/volume/store"
+)
+
+// Log is the storage of one copy: an append-only file of records and an index
+// of them. *store.Volume is one. At most one goroutine at a time calls Append,
+// Cut, SetEpochs and AddEpoch; Sync may run beside Append; the rest may be
+// called at any time.
+type Log interface {
+	End() int64
+	Durable() int64
+	Committed() int64
+	Append(records []byte) error
+	Sync() (durable int64, err error)
+	Publish(committed int64)
+	Cut(end int64) error
+	Epochs() []volume.EpochStart
+	SetEpochs([]volume.EpochStart) error
+	AddEpoch(volume.EpochStart) error
+	ReadAt(p []byte, off int64) (int, error)
+	Checksum(upto int64) (uint32, error)
+	NextAppendTime(now time.Time) uint64
+	Latest(key volume.Key) (store.Row, bool)
+	ReadHeader(row store.Row) (needle.Header, error)
+	Read(row store.Row) (*needle.Needle, error)
+	Get(key volume.Key, cookie volume.Cookie, now time.Time, readDeleted bool) (*needle.Needle, error)
+	Expired(n *needle.Needle, now time.Time) bool
+	Stats() (files, deleted uint64, deletedBytes int64, maxKey volume.Key, size int64, modified time.Time, revision uint16)
+	Spec() volume.Spec
+	Failed() error
+}
+
+// Link is one side of a stream between two copies of a volume: in order, and
+// reliable until it breaks. Send and Recv may be called by one goroutine each;
+// Close by anybody, and it ends both.
+type Link interface {
+	Send(*Message) error
+	Recv() (*Message, error)
+	Close()
+}
+
+// Options are what a Replica needs of its surroundings.
+type Options struct {
+	Self   volume.Holder
+	Volume volume.ID
+	Log    Log
+	// Dial opens a stream to the copy of the same volume on node.
+	Dial func(ctx context.Context, node volume.NodeID) (Link, error)
+	// Ask puts a question to the leader and answers the entry now in force,
+	// also together with volume.ErrStale.
+	Ask func(ctx context.Context, ask volume.Ask) (volume.Entry, error)
+	// Confirm asks the primary on node for the committed length of epoch; from
+	// is the copy that asks.
+	Confirm func(ctx context.Context, node volume.NodeID, id volume.ID, epoch volume.Epoch, from volume.Holder) (committed int64, err error)
+	// Changed says that Report has something new. It must not block.
+	Changed func()
+	// SlowSync is how long an fsync may take before the copy gives its
+	// leadership up; 0 is 2 s.
+	SlowSync time.Duration
+	Logger   *slog.Logger
+	Now      func() time.Time
+}
+
+// Timing of the links. The stream is the detector of dead copies: the figures
+// bound how long a write waits for one.
+const (
+	unanswered   = time.Second            // a batch without an answer for so long, while a write waits, makes its copy suspect
+	unreachable  = 300 * time.Millisecond // the same for a copy whose link broke or cannot be opened
+	redialFirst  = 20 * time.Millisecond
+	redialLast   = time.Second
+	askAgain     = 500 * time.Millisecond
+	noticeDelay  = 5 * time.Millisecond // an idle stream tells a new committed length after so long
+	maxFrame     = 1 << 20              // bytes of records in one message
+	maxBatch     = 4 << 20              // bytes of records in one append
+	maxBatchOps  = 4096
+	watchdogTick = 50 * time.Millisecond
+)

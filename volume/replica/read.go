@@ -1,0 +1,111 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"weedd/volume"
+	"weedd/volume/needle"
+)
+
+// Get reads a file; the caller calls Release on it. A hit is answered by any
+// copy at once. A miss is answered volume.ErrNotFound only once it is sure that
+// no acknowledged write is missing here (rule R12): by the primary when every
+// in-sync copy says that it still leads, by another copy when the primary has
+// said how far it has committed. volume.ErrUnavailable when that cannot be
+// learned.
+func (r *Replica) Get(ctx context.Context, key volume.Key, cookie volume.Cookie, readDeleted bool) (*needle.Needle, error) {
+	n, err := r.opts.Log.Get(key, cookie, r.opts.Now(), readDeleted)
+	switch {
+	case err == nil && !r.overtaken(key):
+		return n, nil
+	case err != nil && !errors.Is(err, volume.ErrNotFound):
+		return nil, err
+	case err == nil:
+		n.Release()
+	}
+	if err := r.catchUp(ctx); err != nil {
+		return nil, fmt.Errorf("read file %d of volume %d: %w", key, r.opts.Volume, err)
+	}
+	return r.opts.Log.Get(key, cookie, r.opts.Now(), readDeleted)
+}
+
+// overtaken reports whether a follower has a record of key that the primary may
+// have acknowledged already and this copy does not show yet. On the primary
+// itself nothing is acknowledged before it is shown.
+func (r *Replica) overtaken(key volume.Key) bool {
+	if r.opts.Log.End() == r.opts.Log.Committed() {
+		return false
+	}
+	row, ok := r.opts.Log.Latest(key)
+	if !ok || !row.Pending {
+		return false
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return !r.core.Leading()
+}
+
+// catchUp makes everything visible here that was acknowledged before the call.
+func (r *Replica) catchUp(ctx context.Context) error {
+	r.mu.Lock()
+	e, leading := r.core.Entry(), r.core.Leading()
+	_, inSync, _ := e.Holder(r.opts.Self.Node)
+	epoch := r.core.Epoch()
+	_, following := r.core.Following()
+	r.mu.Unlock()
+	if leading {
+		_, err := r.Confirm(ctx, epoch, r.opts.Self)
+		return err
+	}
+	if !inSync || !following || r.opts.Confirm == nil {
+		return fmt.Errorf("%w: this copy is not in touch with the primary", volume.ErrUnavailable)
+	}
+	committed, err := r.opts.Confirm(ctx, e.Primary, e.Volume, epoch, r.opts.Self)
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, ok := r.core.Following(); !ok || r.core.Epoch() != epoch {
+		return fmt.Errorf("%w: this copy lost touch with the primary", volume.ErrUnavailable)
+	}
+	r.core.Told(committed)
+	r.effectsLocked()
+	if r.core.Committed() < committed {
+		return fmt.Errorf("%w: this copy is behind the primary", volume.ErrUnavailable)
+	}
+	return nil
+}
+
+// Confirm answers the committed length, once it is sure that this copy led at
+// some moment after the call, in the epoch named, and that the copy from is in
+// sync in it.
+func (r *Replica) Confirm(ctx context.Context, epoch volume.Epoch, from volume.Holder) (committed int64, err error) {
+	answer := make(chan error, 1)
+	r.mu.Lock()
+	if !r.core.Leading() || r.core.Epoch() != epoch {
+		err := r.notPrimaryLocked()
+		r.mu.Unlock()
+		return 0, err
+	}
+	if h, inSync, _ := r.core.Entry().Holder(from.Node); !inSync || h != from {
+		r.mu.Unlock()
+		return 0, fmt.Errorf("%w: copy %s is not in sync", volume.ErrUnavailable, from.Copy)
+	}
+	r.confirmLocked(0, time.Now(), func(err error) { answer <- err })
+	r.mu.Unlock()
+	select {
+	case err := <-answer:
+		if err != nil {
+			return 0, err
+		}
+	case <-ctx.Done():
+		return 0, fmt.Errorf("%w: volume %d: %w", volume.ErrUnavailable, r.opts.Volume, context.Cause(ctx))
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.core.Committed(), nil
+}
