@@ -92,7 +92,7 @@ func ReadFile(fs FS, path string) (data []byte, err error) {
 // when it fails.
 func Replace(fs FS, path string, data []byte) error {
 	tmp := path + ".tmp"
-	if err := writeSynced(fs, tmp, data); err != nil {
+	if err := Write(fs, tmp, data); err != nil {
 		return err
 	}
 	if err := fs.Rename(tmp, path); err != nil {
@@ -101,7 +101,9 @@ func Replace(fs FS, path string, data []byte) error {
 	return fs.SyncDir(filepath.Dir(path))
 }
 
-func writeSynced(fs FS, path string, data []byte) (err error) {
+// Write makes data the content of path, in place, and syncs it. A crash may leave
+// any part of it.
+func Write(fs FS, path string, data []byte) (err error) {
 	f, err := fs.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_TRUNC)
 	if err != nil {
 		return err

@@ -1,0 +1,387 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"syscall"
+	"time"
+
+	"weedd/volume"
+	"weedd/volume/needle"
+	"weedd/volume/vfs"
+)
+
+const (
+	flushAt      = 4096     // bytes of index rows kept back
+	checkpointAt = 64 << 20 // bytes appended between checkpoints
+)
+
+// Append writes whole version 3 records, encoded as package needle does, at End
+// with one write. Their append times must rise. They are pending until Publish,
+// and may be lost until Sync. When there is no room nothing is appended and the
+// error is volume.ErrNoSpace; after any other failure to write the copy has
+// failed.
+func (v *Volume) Append(records []byte) error {
+	if err := v.writable(); err != nil {
+		return err
+	}
+	v.mu.Lock()
+	end, last, sum := v.end, v.appended, v.sums
+	v.mu.Unlock()
+	rows, err := v.parse(records, end, last)
+	if err != nil {
+		return fmt.Errorf("append to volume %d: %w", v.id, err)
+	}
+	if len(rows) == 0 {
+		return nil
+	}
+	if err := v.prepare(end); err != nil {
+		return err
+	}
+	if _, err := v.dat.WriteAt(records, end); err != nil {
+		return v.appendFailed(end, err)
+	}
+	sum = sum.plus(records)
+
+	v.mu.Lock()
+	v.end, v.sums = end+int64(len(records)), sum
+	v.appended = rows[len(rows)-1].appended
+	v.modified = time.Unix(0, int64(v.appended))
+	v.pending = append(v.pending, rows...)
+	for _, r := range rows {
+		v.newest[r.key] = r.indexRow
+	}
+	if v.opts.Sync == SyncOS {
+		v.durable = v.end
+	}
+	v.mu.Unlock()
+	return nil
+}
+
+// prepare writes a checkpoint, before an append at end, when one is due. The
+// first of a run with sync "os" is always due: it notes that .dat may come to
+// lack what is appended if the host goes down, and that append waits for it.
+func (v *Volume) prepare(end int64) error {
+	if v.opts.Sync == SyncOS && v.boot == 0 {
+		v.boot = bootHash(v.opts.Boot)
+		if err := v.Checkpoint(); err != nil {
+			v.boot = 0
+			return err
+		}
+	}
+	if end < v.due {
+		return nil
+	}
+	v.due = end + checkpointAt
+	if err := v.Checkpoint(); err != nil && v.Failed() == nil {
+		v.log.Warn("no checkpoint; recovery would take longer", "volume", v.id, "err", err)
+	}
+	return v.Failed()
+}
+
+// parse checks records that are to follow end, the last append time being last,
+// by the rules of recovery: what Append takes, Open finds again.
+func (v *Volume) parse(records []byte, end int64, last uint64) ([]pendingRow, error) {
+	rows := v.scratch[:0]
+	n := &v.needle
+	defer n.Reset()
+	for off := 0; off < len(records); {
+		rec := records[off:]
+		if len(rec) < needle.HeaderSize {
+			return nil, fmt.Errorf("%w: record %d is cut short", volume.ErrBadRequest, len(rows))
+		}
+		h := needle.ParseHeader(rec)
+		length := needle.Length(max(h.Size, 0), needle.V3)
+		if length > int64(len(rec)) {
+			return nil, fmt.Errorf("%w: record %d is cut short", volume.ErrBadRequest, len(rows))
+		}
+		if err := n.DecodeStrict(rec[:length]); err != nil {
+			return nil, fmt.Errorf("%w: record %d, key %d: %w", volume.ErrBadRequest, len(rows), h.Key, err)
+		}
+		if n.AppendedAt <= last {
+			return nil, fmt.Errorf("%w: record %d, key %d: append time %d does not follow %d", volume.ErrBadRequest, len(rows), h.Key, n.AppendedAt, last)
+		}
+		row := pendingRow{indexRow{n.Key, end + int64(off), h.Size}, n.AppendedAt}
+		if n.Tombstone {
+			row.size = -1
+		}
+		if row.offset > maxOffset || row.offset >= v.limit && !n.Tombstone {
+			return nil, fmt.Errorf("%w: volume is full at %d bytes", volume.ErrNoSpace, row.offset)
+		}
+		last = n.AppendedAt
+		rows = append(rows, row)
+		off += int(length)
+	}
+	v.scratch = rows
+	return rows, nil
+}
+
+// appendFailed undoes a write that failed for want of room. Any other failure
+// leaves the file in a state that nobody can vouch for.
+func (v *Volume) appendFailed(end int64, err error) error {
+	err = fmt.Errorf("append to volume %d: %w", v.id, err)
+	if !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) {
+		return v.fail(err)
+	}
+	if cutErr := v.dat.Truncate(end); cutErr != nil {
+		return v.fail(errors.Join(err, cutErr))
+	}
+	return fmt.Errorf("%w: %w", volume.ErrNoSpace, err)
+}
+
+// Sync makes what was appended before the call durable and returns how much
+// that is. After a failure the copy has failed for ever: the kernel may have
+// dropped the pages that it could not write, and would say that all is well the
+// next time. With sync "os" it does nothing.
+func (v *Volume) Sync() (durable int64, err error) {
+	if err := v.writable(); err != nil {
+		return v.Durable(), err
+	}
+	if v.opts.Sync == SyncOS {
+		return v.Durable(), nil
+	}
+	return v.syncData()
+}
+
+// syncData is Sync with an fsync always.
+func (v *Volume) syncData() (int64, error) {
+	v.mu.Lock()
+	end, cuts, durable := v.end, v.cuts, v.durable
+	v.mu.Unlock()
+	if v.opts.Sync == SyncGroup && durable == end {
+		return durable, nil
+	}
+	if err := v.dat.Sync(); err != nil {
+		return durable, v.fail(err)
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.cuts == cuts {
+		v.durable = max(v.durable, end)
+	}
+	return v.durable, nil
+}
+
+// Publish makes the records below committed visible to readers. It never takes
+// one back, and goes no further than End.
+func (v *Volume) Publish(committed int64) {
+	v.mu.Lock()
+	n := 0
+	for n < len(v.pending) && v.pending[n].end(needle.V3) <= committed {
+		r := v.pending[n]
+		v.applyLocked(v.index.Load(), r.indexRow)
+		v.rows = r.append(v.rows)
+		if v.newest[r.key].offset == r.offset {
+			delete(v.newest, r.key)
+		}
+		v.committed, v.published = r.end(needle.V3), r.appended
+		n++
+	}
+	v.pending = v.pending[:copy(v.pending, v.pending[n:])]
+	full := len(v.rows) >= flushAt
+	v.mu.Unlock()
+	if full && v.writable() == nil {
+		if err := v.flushRows(); err != nil {
+			v.log.Warn("index rows are kept in memory for now", "volume", v.id, "err", err)
+		}
+	}
+}
+
+// applyLocked enters a row into the index and the counts.
+func (v *Volume) applyLocked(x *index, r indexRow) {
+	old := x.get(r.key)
+	c := &v.counts
+	c.maxKey = max(c.maxKey, r.key)
+	if r.size >= 0 {
+		c.files++
+	}
+	if old.live() {
+		c.deleted++
+		c.deletedBytes += int64(old.size())
+	}
+	x.set(r.key, old.replacedBy(r.offset, r.size))
+}
+
+// flushRows appends published rows to .idx, without a sync. Rows whose record
+// is not durable stay back: a row on disk is proof that its record was once.
+func (v *Volume) flushRows() error {
+	v.idxMu.Lock()
+	defer v.idxMu.Unlock()
+	v.mu.Lock()
+	n := 0
+	for n < len(v.rows) && decodeRow(v.rows[n:]).end(needle.V3) <= v.durable {
+		n += rowSize
+	}
+	rows := v.rows[:n:n]
+	v.mu.Unlock()
+	if n == 0 {
+		return nil
+	}
+	if _, err := v.idx.WriteAt(rows, v.idxSize); err != nil {
+		return fmt.Errorf("append to index of volume %d: %w", v.id, err)
+	}
+	v.idxSize += int64(n)
+	v.mu.Lock()
+	v.rows = append([]byte(nil), v.rows[n:]...)
+	v.mu.Unlock()
+	return nil
+}
+
+// Checkpoint syncs .dat and .idx and notes what is then known for certain, so
+// that the next Open need not look at it again.
+func (v *Volume) Checkpoint() error {
+	if err := v.writable(); err != nil {
+		return err
+	}
+	return v.checkpoint(false)
+}
+
+// checkpoint is Checkpoint; clean says that nothing will be appended after it.
+func (v *Volume) checkpoint(clean bool) error {
+	durable, err := v.syncData()
+	if err != nil {
+		return err
+	}
+	if err := v.flushRows(); err != nil {
+		return err
+	}
+	if err := v.idx.Sync(); err != nil {
+		return v.fail(fmt.Errorf("sync index: %w", err))
+	}
+	if clean {
+		v.boot = 0
+	}
+	return v.saveCheckpoint(durable)
+}
+
+// saveCheckpoint writes the checkpoint file for a copy of which durable bytes
+// are on disk and whose index is synced.
+func (v *Volume) saveCheckpoint(durable int64) error {
+	v.idxMu.Lock()
+	v.mu.Lock()
+	c := checkpoint{
+		volume: v.id, copy: v.copy, super: v.super.encode(), durable: durable, committed: v.committed,
+		rows: v.idxSize / rowSize, appended: v.published, boot: v.boot, sums: v.sums,
+	}
+	v.mu.Unlock()
+	v.idxMu.Unlock()
+	if c.committed > durable { // published meanwhile
+		c.committed, c.appended = durable, 0
+	}
+	var err error
+	if c.sums, err = c.sums.cut(v.dat, c.committed); err != nil {
+		return fmt.Errorf("checkpoint of volume %d: %w", v.id, err)
+	}
+	if err := vfs.Replace(v.opts.FS, v.base+extCkpt, c.encode()); err != nil {
+		return fmt.Errorf("checkpoint of volume %d: %w", v.id, err)
+	}
+	v.saved, v.due = durable, durable+checkpointAt
+	return nil
+}
+
+// Cut drops everything at and past end, which is where a record begins and not
+// below Committed, from memory and disk, durably.
+func (v *Volume) Cut(end int64) error {
+	if err := v.writable(); err != nil {
+		return err
+	}
+	v.mu.Lock()
+	sum, keep := v.sums, 0
+	for keep < len(v.pending) && v.pending[keep].offset < end {
+		keep++
+	}
+	boundary := v.committed
+	if keep > 0 {
+		boundary = v.pending[keep-1].end(needle.V3)
+	}
+	was, committed := v.end, v.committed
+	v.mu.Unlock()
+	switch {
+	case end == was:
+		return nil
+	case end < committed:
+		return fmt.Errorf("volume %d: cut at %d is below the committed length %d", v.id, end, committed)
+	case end != boundary:
+		return fmt.Errorf("volume %d: cut at %d: no record begins there", v.id, end)
+	}
+	sum, err := sum.cut(v.dat, end)
+	if err != nil {
+		return v.fail(fmt.Errorf("cut: %w", err))
+	}
+	return v.cut(end, sum, func() { v.dropPendingLocked(keep) })
+}
+
+// cut does the work of Cut and CutAll; drop changes what is in memory.
+func (v *Volume) cut(end int64, sum sums, drop func()) error {
+	v.mu.Lock()
+	drop()
+	v.end, v.sums = end, sum
+	v.durable = min(v.durable, end)
+	v.cuts++
+	v.mu.Unlock()
+	// First the checkpoint: one that is left with a longer file would later be
+	// taken to vouch for other bytes, appended after the cut.
+	if v.saved > end {
+		if err := v.saveCheckpoint(end); err != nil {
+			return v.fail(err)
+		}
+	}
+	if err := v.dat.Truncate(end); err != nil {
+		return v.fail(err)
+	}
+	if err := v.dat.Sync(); err != nil {
+		return v.fail(err)
+	}
+	v.mu.Lock()
+	v.durable = end
+	v.mu.Unlock()
+	return nil
+}
+
+func (v *Volume) dropPendingLocked(keep int) {
+	v.pending = v.pending[:keep]
+	clear(v.newest)
+	v.appended = v.published
+	for _, r := range v.pending {
+		v.newest[r.key] = r.indexRow
+		v.appended = r.appended
+	}
+}
+
+// CutAll drops everything but the super block, for a copy that is to be filled
+// anew. The caller vouches that nothing counts on it.
+func (v *Volume) CutAll() error {
+	if err := v.writable(); err != nil {
+		return err
+	}
+	super := v.super.encode()
+	v.idxMu.Lock()
+	v.idxSize = 0
+	err := v.cutAllLocked(super[:])
+	v.idxMu.Unlock()
+	if err != nil {
+		return v.fail(err)
+	}
+	return v.cut(SuperBlockSize, sums{}.plus(super[:]), func() {})
+}
+
+// cutAllLocked empties memory, checkpoint and .idx; idxMu is held.
+func (v *Volume) cutAllLocked(super []byte) error {
+	v.mu.Lock()
+	v.dropPendingLocked(0)
+	v.committed, v.published, v.appended, v.rows, v.counts = SuperBlockSize, 0, 0, nil, counts{}
+	v.index.Store(newIndex(0))
+	c := checkpoint{
+		volume: v.id, copy: v.copy, super: v.super.encode(), durable: SuperBlockSize, committed: SuperBlockSize,
+		boot: v.boot, sums: sums{}.plus(super),
+	}
+	v.mu.Unlock()
+	if err := vfs.Replace(v.opts.FS, v.base+extCkpt, c.encode()); err != nil {
+		return err
+	}
+	v.saved, v.due = SuperBlockSize, checkpointAt
+	if err := v.idx.Truncate(0); err != nil {
+		return err
+	}
+	return v.idx.Sync()
+}

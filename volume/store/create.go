@@ -1,0 +1,341 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"weedd/volume"
+	"weedd/volume/needle"
+	"weedd/volume/vfs"
+)
+
+// Create makes a new, empty copy of a volume in the directory of the right disk
+// type with the most room, and makes it durable. It fails with volume.ErrExists
+// if any file of that volume is here, served or set aside (rule R6), and with
+// volume.ErrNoSpace if no directory has a slot and room.
+func (s *Store) Create(id volume.ID, spec volume.Spec, copy volume.CopyID) (*Volume, error) {
+	s.orders.Lock()
+	defer s.orders.Unlock()
+	v, err := s.create(id, spec, copy)
+	if err != nil {
+		return nil, fmt.Errorf("create volume %d: %w", id, err)
+	}
+	return v, nil
+}
+
+func (s *Store) create(id volume.ID, spec volume.Spec, copy volume.CopyID) (*Volume, error) {
+	if _, err := volume.ParseCollection(spec.Collection); err != nil {
+		return nil, err
+	}
+	if id == 0 || copy == 0 {
+		return nil, fmt.Errorf("%w: neither volume nor copy id may be 0", volume.ErrBadRequest)
+	}
+	d, err := s.roomiest(spec.Disk)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.absent(id, baseName(id, spec.Collection)); err != nil {
+		return nil, err
+	}
+	base := filepath.Join(d.Path, baseName(id, spec.Collection))
+	if err := s.writeNew(base, id, spec, copy); err != nil {
+		return nil, errors.Join(err, removeFiles(s.opts.FS, base))
+	}
+	v, err := openVolume(d, base, id, spec.Collection, &s.opts)
+	if err != nil {
+		return nil, errors.Join(err, removeFiles(s.opts.FS, base))
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed || s.volumes[id] != nil {
+		return nil, errors.Join(volume.ErrClosed, v.closeFiles())
+	}
+	s.volumes[id] = v
+	return v, nil
+}
+
+// roomiest picks the directory for a new volume.
+func (s *Store) roomiest(disk volume.DiskType) (*dir, error) {
+	best, room, known := -1, uint64(0), false
+	for i, r := range s.Disks() {
+		known = known || r.Disk == disk
+		if r.Disk == disk && r.Fenced == "" && r.Used < r.Max && (best < 0 || r.FreeB > room) {
+			best, room = i, r.FreeB
+		}
+	}
+	switch {
+	case best >= 0:
+		return s.dirs[best], nil
+	case !known:
+		return nil, fmt.Errorf("%w: no directory of disk type %q", volume.ErrNoSpace, disk)
+	}
+	return nil, fmt.Errorf("%w: every directory of disk type %q is full, out of slots or not in use", volume.ErrNoSpace, disk)
+}
+
+// absent makes sure that there is nothing of a volume.
+func (s *Store) absent(id volume.ID, name string) error {
+	s.mu.Lock()
+	path := ""
+	if v := s.volumes[id]; v != nil {
+		path = v.base + extDat
+	}
+	for _, a := range s.aside {
+		if a.id == id {
+			path = a.path
+		}
+	}
+	s.mu.Unlock()
+	if path != "" {
+		return fmt.Errorf("%w: %s", volume.ErrExists, path)
+	}
+	for _, d := range s.dirs {
+		if d.problem != "" {
+			continue
+		}
+		for _, ext := range []string{extCopy, extDat, extIdx, extVif, extErasure} {
+			path := filepath.Join(d.Path, name) + ext
+			if there, err := vfs.Exists(s.opts.FS, path); err != nil || there {
+				return errors.Join(err, fmt.Errorf("%w: %s", volume.ErrExists, path))
+			}
+		}
+	}
+	return nil
+}
+
+// writeNew makes the files of a new copy. The copy file comes first and the
+// checkpoint last: with the first and without the last, what is there was never
+// finished.
+func (s *Store) writeNew(base string, id volume.ID, spec volume.Spec, copy volume.CopyID) error {
+	fs := s.opts.FS
+	if err := vfs.Replace(fs, base+extCopy, encodeCopy(id, copy, nil)); err != nil {
+		return err
+	}
+	super := superBlock{version: needle.V3, placement: spec.Placement, ttl: spec.TTL}.encode()
+	if err := vfs.Write(fs, base+extDat, super[:]); err != nil {
+		return err
+	}
+	if err := vfs.Write(fs, base+extIdx, nil); err != nil {
+		return err
+	}
+	if err := vfs.Replace(fs, base+extVif, newVif(spec.TTL, s.opts.Now())); err != nil {
+		return err
+	}
+	c := checkpoint{
+		volume: id, copy: copy, super: super, durable: SuperBlockSize, committed: SuperBlockSize,
+		sums: sums{}.plus(super[:]),
+	}
+	return vfs.Replace(fs, base+extCkpt, c.encode())
+}
+
+// Removing or moving the files of a copy takes several steps, and half of a
+// copy could be taken for something else. So a doom file is written first: it
+// holds the name of the directory that the files are moved to, or is empty when
+// they are removed. Open finishes what it finds begun.
+
+// Remove deletes the files of one copy, by order. The copy id must be that of
+// the copy here, else nothing is done and the error is volume.ErrStale; it is
+// volume.ErrNoVolume if there is none.
+func (s *Store) Remove(id volume.ID, copy volume.CopyID) error {
+	if err := s.doom(id, copy, ""); err != nil {
+		return fmt.Errorf("remove copy %s of volume %d: %w", copy, id, err)
+	}
+	return nil
+}
+
+// SetAsideCopy moves the files of one copy, served or set aside, into a folder,
+// so that a new copy of the volume can be made. The folder keeps the reason for
+// an operator. copy is 0 for a foreign volume, or one whose copy id is not
+// known; errors are as for Remove.
+func (s *Store) SetAsideCopy(id volume.ID, copy volume.CopyID, reason string) error {
+	if reason == "" {
+		reason = "set aside by order"
+	}
+	if err := s.doom(id, copy, reason); err != nil {
+		return fmt.Errorf("set aside copy %s of volume %d: %w", copy, id, err)
+	}
+	return nil
+}
+
+// doom ends a copy: its files are moved away for a reason, or removed if that
+// is "".
+func (s *Store) doom(id volume.ID, copy volume.CopyID, reason string) error {
+	s.orders.Lock()
+	defer s.orders.Unlock()
+	d, base, v, err := s.find(id, copy, reason != "")
+	if err != nil {
+		return err
+	}
+	target := ""
+	if reason != "" {
+		if target, err = makeAside(s.opts.FS, d, base, copy, reason); err != nil {
+			return err
+		}
+	}
+	if err := vfs.Replace(s.opts.FS, base+extDoom, []byte(target)); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	if v != nil && s.volumes[id] == v {
+		delete(s.volumes, id)
+	}
+	s.aside = slices.DeleteFunc(s.aside, func(a aside) bool { return a.base == base })
+	if target != "" {
+		s.aside = append(s.aside, aside{dir: d, path: filepath.Join(d.Path, asideName, target), reason: reason})
+	}
+	s.mu.Unlock()
+	if v != nil {
+		err = v.closeFiles()
+	}
+	return errors.Join(err, s.finishDoom(d, base))
+}
+
+// find looks for a copy among those served and those set aside. Only a copy of
+// ours is ever deleted; foreign is whether others count.
+func (s *Store) find(id volume.ID, copy volume.CopyID, foreign bool) (d *dir, base string, v *Volume, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if copy == 0 && !foreign {
+		return nil, "", nil, fmt.Errorf("%w: not a copy of ours", volume.ErrBadRequest)
+	}
+	err = volume.ErrNoVolume
+	if v := s.volumes[id]; v != nil {
+		if v.copy == copy {
+			return v.dir, v.base, v, nil
+		}
+		err = fmt.Errorf("%w: the copy here is %s", volume.ErrStale, v.copy)
+	}
+	for _, a := range s.aside {
+		if a.id != id || a.id == 0 {
+			continue
+		}
+		if a.copy == copy || a.copy == 0 && foreign {
+			return a.dir, a.base, nil, nil
+		}
+		err = fmt.Errorf("%w: the copy here is %s", volume.ErrStale, a.copy)
+	}
+	return nil, "", nil, err
+}
+
+// makeAside makes the folder that a copy is to be moved to and returns its name.
+func makeAside(fs vfs.FS, d *dir, base string, copy volume.CopyID, reason string) (string, error) {
+	parent := filepath.Join(d.Path, asideName)
+	if err := makeDir(fs, parent); err != nil {
+		return "", err
+	}
+	for n := 1; ; n++ {
+		name := fmt.Sprintf("%s-%s-%d", filepath.Base(base), copy, n)
+		path := filepath.Join(parent, name)
+		if there, err := vfs.Exists(fs, path); err != nil {
+			return "", err
+		} else if there {
+			continue
+		}
+		if err := makeDir(fs, path); err != nil {
+			return "", err
+		}
+		return name, vfs.Replace(fs, filepath.Join(path, reasonName), []byte(reason+"\n"))
+	}
+}
+
+// finishDoom does what the doom file at base says.
+func (s *Store) finishDoom(d *dir, base string) error {
+	fs := s.opts.FS
+	target, err := vfs.ReadFile(fs, base+extDoom)
+	if err != nil {
+		return err
+	}
+	if len(target) == 0 {
+		if err := removeFiles(fs, base); err != nil {
+			return err
+		}
+	} else if err := moveFiles(fs, base, filepath.Join(d.Path, asideName, string(target))); err != nil {
+		return err
+	}
+	if err := fs.Remove(base + extDoom); err != nil {
+		return err
+	}
+	return syncDirOf(fs, base)
+}
+
+// suffixes are those of all files that belong to a volume, the doom file left
+// out. What follows the base name must be one of them: "7.x_4.dat" is no file
+// of volume 7.
+var suffixes = []string{extDat, extIdx, extVif, extCopy, extCkpt, extCommit, extNewDat, extNewIdx, extNote, ".sdx", ".rdb"}
+
+// filesOf lists the files of the volume at base.
+func filesOf(fs vfs.FS, base string) ([]string, error) {
+	names, err := fs.ReadDir(filepath.Dir(base))
+	if err != nil {
+		return nil, err
+	}
+	var files []string
+	for _, name := range names {
+		ext, ok := strings.CutPrefix(name, filepath.Base(base))
+		if ok && slices.Contains(suffixes, strings.TrimSuffix(ext, ".tmp")) {
+			files = append(files, name)
+		}
+	}
+	return files, nil
+}
+
+// removeFiles removes the files at base, the copy file last, as it tells what
+// the others are.
+func removeFiles(fs vfs.FS, base string) error {
+	files, err := filesOf(fs, base)
+	if err != nil {
+		return err
+	}
+	last := filepath.Base(base) + extCopy
+	slices.SortFunc(files, func(a, b string) int {
+		if a == last || b == last {
+			return map[bool]int{true: 1, false: -1}[a == last]
+		}
+		return strings.Compare(a, b)
+	})
+	for _, name := range files {
+		if err := fs.Remove(filepath.Join(filepath.Dir(base), name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return syncDirOf(fs, base)
+}
+
+func moveFiles(fs vfs.FS, base, target string) error {
+	files, err := filesOf(fs, base)
+	if err != nil {
+		return err
+	}
+	for _, name := range files {
+		if err := fs.Rename(filepath.Join(filepath.Dir(base), name), filepath.Join(target, name)); err != nil {
+			return err
+		}
+	}
+	return errors.Join(fs.SyncDir(target), syncDirOf(fs, base))
+}
+
+// loadMovedAside lists the copies that were set aside by order.
+func (s *Store) loadMovedAside(d *dir) error {
+	parent := filepath.Join(d.Path, asideName)
+	names, err := s.opts.FS.ReadDir(parent)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		path := filepath.Join(parent, name)
+		reason, err := vfs.ReadFile(s.opts.FS, filepath.Join(path, reasonName))
+		if err != nil {
+			reason = []byte("no reason is known")
+		}
+		s.mu.Lock()
+		s.aside = append(s.aside, aside{dir: d, path: path, reason: strings.TrimSpace(string(reason))})
+		s.mu.Unlock()
+	}
+	return nil
+}

@@ -1,0 +1,151 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"weedd/volume"
+	"weedd/volume/needle"
+	"weedd/volume/vfs"
+)
+
+// vacuumCookie is what SeaweedFS gives to records that it replays at the end of
+// a compaction.
+const vacuumCookie volume.Cookie = 0x12345678
+
+// loadForeign reads a volume that SeaweedFS wrote, or one of ours that it wrote
+// to, and changes nothing: what is torn is passed over, rows that are missing
+// are made up in memory.
+func (v *Volume) loadForeign() error {
+	size, err := v.dat.Size()
+	if err != nil {
+		return err
+	}
+	rows, err := v.foreignRows(size)
+	if err != nil {
+		return err
+	}
+	x := newIndex(len(rows))
+	pos := int64(SuperBlockSize)
+	v.super.version = actualVersion(v.super.version, rows, size)
+	for _, r := range rows {
+		v.applyLocked(x, r)
+		if r.offset > 0 {
+			pos = max(pos, r.end(v.super.version))
+		}
+	}
+	pos, err = v.walkForeign(x, pos)
+	if err != nil {
+		return err
+	}
+	if pos < size {
+		v.log.Warn("volume has bytes at its end that are no record", "volume", v.id, "offset", pos, "bytes", size-pos)
+	}
+	v.index.Store(x)
+	v.end, v.durable, v.committed = pos, pos, pos
+	return nil
+}
+
+// foreignRows reads .idx; rows that point past the end of .dat, of size bytes,
+// are left out. Without .idx there are none.
+func (v *Volume) foreignRows(size int64) (rows []indexRow, err error) {
+	f, err := v.opts.FS.OpenFile(v.base+extIdx, os.O_RDONLY)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	lost := 0
+	err = eachRow(f, func(r indexRow) bool {
+		if r.end(v.super.version) <= size {
+			rows = append(rows, r)
+		} else {
+			lost++
+		}
+		return true
+	})
+	if lost > 0 {
+		v.log.Warn("index rows point past the end of the volume", "volume", v.id, "rows", lost)
+	}
+	return rows, err
+}
+
+// actualVersion is the version in which the records of a file of size bytes
+// were written: SeaweedFS, asked for a new volume of version 1 or 2, writes
+// records of version 3 into it until it is restarted.
+func actualVersion(v needle.Version, rows []indexRow, size int64) needle.Version {
+	if v == needle.V3 || len(rows) == 0 {
+		return v
+	}
+	last := rows[0]
+	for _, r := range rows {
+		if r.offset > last.offset {
+			last = r
+		}
+	}
+	if last.end(v) != size && last.end(needle.V3) == size {
+		return needle.V3
+	}
+	return v
+}
+
+// walkForeign enters the records from pos on, which have no row, and returns
+// the end of the last good one.
+func (v *Volume) walkForeign(x *index, pos int64) (int64, error) {
+	w, err := newWalker(v.dat, v.super.version, pos)
+	if err != nil {
+		return 0, err
+	}
+	for {
+		rec, err := w.next()
+		if err == nil {
+			err = w.needle.Decode(rec, v.super.version)
+		}
+		if err == nil && v.super.version == needle.V3 && w.needle.AppendedAt == 0 {
+			err = errors.New("zeros") // never written: a file that grew without its data
+		}
+		switch {
+		case err == nil:
+		case isReadError(err):
+			return 0, fmt.Errorf("read .dat: %w", err)
+		default:
+			return pos, nil
+		}
+		row := indexRow{w.needle.Key, pos, needle.ParseHeader(rec).Size}
+		if row.size == 0 && deletes(&w.needle, x.get(w.needle.Key)) {
+			row.size = -1
+		}
+		v.applyLocked(x, row)
+		pos = w.pos
+	}
+}
+
+// deletes guesses whether a record without data, whose row is lost, deletes its
+// key, which is at before; the format does not say.
+func deletes(n *needle.Needle, before place) bool {
+	return n.Tombstone || n.Cookie == 0 || n.Cookie == vacuumCookie || before.live() && before.size() > 0
+}
+
+// finishCompaction ends a compaction that SeaweedFS had decided to commit when
+// it stopped, as it would itself. New files without the decision are of no use,
+// and are left alone.
+func finishCompaction(fs vfs.FS, base string) error {
+	if decided, err := vfs.Exists(fs, base+extCommit); err != nil || !decided {
+		return err
+	}
+	for _, m := range [][2]string{{extNewDat, extDat}, {extNewIdx, extIdx}} {
+		if err := fs.Rename(base+m[0], base+m[1]); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("finish compaction: %w", err)
+		}
+	}
+	if err := syncDirOf(fs, base); err != nil {
+		return fmt.Errorf("finish compaction: %w", err)
+	}
+	if err := fs.Remove(base + extCommit); err != nil {
+		return fmt.Errorf("finish compaction: %w", err)
+	}
+	return syncDirOf(fs, base)
+}

@@ -1,0 +1,171 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"weedd/volume"
+	"weedd/volume/needle"
+)
+
+// Lookup finds the newest published record of a key, deletions included. It
+// neither waits nor allocates.
+func (v *Volume) Lookup(key volume.Key) (Row, bool) {
+	p := v.index.Load().get(key)
+	if p == 0 {
+		return Row{}, false
+	}
+	return p.row(), true
+}
+
+// Latest finds the newest record of a key, pending ones included.
+func (v *Volume) Latest(key volume.Key) (Row, bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if r, ok := v.newest[key]; ok {
+		return Row{Offset: r.offset, Size: r.size, Pending: true, was: -1}, true
+	}
+	return v.Lookup(key)
+}
+
+// ReadHeader reads the header of the record that r points to.
+func (v *Volume) ReadHeader(r Row) (needle.Header, error) {
+	n, buf := needle.Get(needle.HeaderSize)
+	defer n.Release()
+	if err := v.readFull(buf, r.Offset); err != nil {
+		return needle.Header{}, err
+	}
+	return needle.ParseHeader(buf), nil
+}
+
+// Read reads the record that r points to, checks its checksum and that it is
+// the one r means, and returns it; the caller calls Release on it. Bytes that
+// fail a check are a *volume.CorruptError, a deletion is volume.ErrNotFound.
+func (v *Volume) Read(r Row) (*needle.Needle, error) {
+	if r.Size < 0 {
+		return nil, fmt.Errorf("volume %d: record at %d deletes its key: %w", v.id, r.Offset, volume.ErrNotFound)
+	}
+	n, err := v.readNeedle(r)
+	if err == nil {
+		n.Tombstone = false // an empty file with a checksum; the row knows
+	}
+	return n, err
+}
+
+// readNeedle reads a record of r.Size.
+func (v *Volume) readNeedle(r Row) (*needle.Needle, error) {
+	n, buf := needle.Get(int(needle.Length(r.Size, v.super.version)))
+	if err := v.readFull(buf, r.Offset); err != nil {
+		n.Release()
+		return nil, err
+	}
+	err := n.Decode(buf, v.super.version)
+	if err == nil && needle.ParseHeader(buf).Size != r.Size {
+		err = errors.New("size is not that of the index")
+	}
+	if err != nil {
+		n.Release()
+		return nil, v.corrupt(r.Offset, err.Error())
+	}
+	return n, nil
+}
+
+func (v *Volume) corrupt(offset int64, reason string) error {
+	return &volume.CorruptError{Volume: v.id, Offset: offset, Reason: reason}
+}
+
+// readFull reads len(p) bytes of .dat.
+func (v *Volume) readFull(p []byte, off int64) error {
+	_, err := v.dat.ReadAt(p, off)
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, io.EOF):
+		return v.corrupt(off, errTorn.Error())
+	case errors.Is(err, os.ErrClosed):
+		return fmt.Errorf("read volume %d: %w", v.id, volume.ErrClosed)
+	}
+	return fmt.Errorf("read volume %d at %d: %w", v.id, off, err)
+}
+
+// Get reads a published file; the caller calls Release on it. What is absent,
+// deleted (unless readDeleted), expired at now, or has another cookie, is
+// volume.ErrNotFound.
+func (v *Volume) Get(key volume.Key, cookie volume.Cookie, now time.Time, readDeleted bool) (*needle.Needle, error) {
+	r, ok := v.Lookup(key)
+	if !ok {
+		return nil, volume.ErrNotFound
+	}
+	deleted := r.Deleted()
+	if deleted {
+		if !readDeleted || r.was < 0 {
+			return nil, volume.ErrNotFound
+		}
+		r.Size = r.was
+	}
+	n, err := v.readNeedle(r)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case n.Key != key:
+		err = v.corrupt(r.Offset, "key is not that of the index")
+	case n.Cookie != cookie, v.Expired(n, now), deleted && n.Tombstone:
+		err = volume.ErrNotFound
+	}
+	if err != nil {
+		n.Release()
+		return nil, err
+	}
+	n.Tombstone = false
+	return n, nil
+}
+
+// Expired reports whether n's time to live, or else that of the volume, is over
+// since it was appended.
+func (v *Volume) Expired(n *needle.Needle, now time.Time) bool {
+	ttl := v.super.ttl
+	if n.Has(needle.FlagTTL) && !n.TTL.IsZero() {
+		ttl = n.TTL
+	}
+	return !ttl.IsZero() && !now.Before(time.Unix(0, int64(n.AppendedAt)).Add(ttl.Duration()))
+}
+
+// ReadAt reads raw bytes of .dat below End, for other copies. It answers io.EOF
+// with fewer bytes than asked for at End.
+func (v *Volume) ReadAt(p []byte, off int64) (int, error) {
+	end := v.End()
+	if off >= end {
+		return 0, io.EOF
+	}
+	short := off+int64(len(p)) > end
+	if short {
+		p = p[:end-off]
+	}
+	if err := v.readFull(p, off); err != nil {
+		return 0, err
+	}
+	if short {
+		return len(p), io.EOF
+	}
+	return len(p), nil
+}
+
+// Checksum is the CRC-32C of the first upto bytes of .dat, as they were
+// appended; at most one MiB of it is read (all of it in a foreign volume).
+func (v *Volume) Checksum(upto int64) (uint32, error) {
+	v.mu.Lock()
+	s, end := v.sums, v.end
+	v.mu.Unlock()
+	if upto < 0 || upto > end {
+		return 0, fmt.Errorf("%w: checksum of %d bytes of volume %d, which has %d", volume.ErrBadRequest, upto, v.id, end)
+	}
+	s, err := s.cut(v.dat, upto)
+	if err != nil {
+		return 0, fmt.Errorf("checksum of volume %d: %w", v.id, err)
+	}
+	return s.last, nil
+}

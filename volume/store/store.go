@@ -1,0 +1,281 @@
+// Package store is the engine: it keeps volumes, append-only files of records,
+// in the directories of one node, and finds in them again, after any crash, all
+// that was made durable.
+//
+// A volume is the files of SeaweedFS, <base>.dat, .idx and .vif, and two of
+// ours beside them, which SeaweedFS ignores: .wcopy names the copy and lists its
+// epochs, .wckpt says how much of the others is known to be good. The store
+// knows nothing of other nodes; package replica makes copies of a volume equal
+// and decides what is committed.
+//
+// A Store is safe for use at once; so are its volumes, within the limits that
+// type Volume states. It starts no goroutines.
+package store
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"weedd/volume"
+	"weedd/volume/vfs"
+)
+
+// SyncMode says when what was appended counts as durable.
+type SyncMode string
+
+// The sync modes.
+const (
+	SyncGroup SyncMode = "group" // when Sync has fsynced it
+	SyncOS    SyncMode = "os"    // at once: the page cache is trusted
+)
+
+// Dir is a directory to keep volumes in.
+type Dir struct {
+	Path string
+	Disk volume.DiskType
+	Max  int // volume slots
+	// Init takes the directory into use although it has no marker file, and
+	// makes it if its parent is there. Without Init such a directory is
+	// refused: it may be the mount point of a disk that is not mounted.
+	Init bool
+}
+
+// Options are what Open needs. FS, Dirs, Log and Now must be set.
+type Options struct {
+	FS      vfs.FS
+	Dirs    []Dir
+	Sync    SyncMode // "" is SyncGroup
+	MinFree uint64   // bytes of room below which no volume is created in a directory
+	Boot    string   // names the run of the host; see vfs.BootID
+	Log     *slog.Logger
+	Now     func() time.Time
+}
+
+// Store is many volumes in many directories.
+type Store struct {
+	opts Options
+	dirs []*dir
+
+	orders sync.Mutex // held by Create, Remove and SetAsideCopy; before mu
+
+	mu      sync.Mutex // not held during I/O on data; guards what follows
+	volumes map[volume.ID]*Volume
+	aside   []aside
+	closed  bool
+}
+
+// aside is a volume that is not served.
+type aside struct {
+	id     volume.ID // 0 for one that was moved away
+	copy   volume.CopyID
+	dir    *dir
+	base   string
+	path   string // to show
+	reason string
+}
+
+// Open opens every volume in every directory. A volume that cannot be trusted
+// is set aside, a directory that cannot be used is shown in Disks with the
+// reason; neither stops Open, unless no directory at all can be used. An Open
+// that fails leaves nothing open.
+func Open(o Options) (*Store, error) {
+	if o.Sync == "" {
+		o.Sync = SyncGroup
+	}
+	if o.Sync != SyncGroup && o.Sync != SyncOS {
+		return nil, fmt.Errorf("store: sync %q is neither %q nor %q", o.Sync, SyncGroup, SyncOS)
+	}
+	s := &Store{opts: o, volumes: map[volume.ID]*Volume{}}
+	var refused []error
+	for _, spec := range o.Dirs {
+		d, err := openDir(o.FS, spec)
+		s.dirs = append(s.dirs, d)
+		if err == nil {
+			err = s.load(d)
+		}
+		if err != nil {
+			d.problem = err.Error()
+			o.Log.Error("data directory is not used", "dir", spec.Path, "err", err)
+			refused = append(refused, err)
+		}
+	}
+	if len(refused) == len(o.Dirs) {
+		return nil, errors.Join(errors.Join(refused...), s.Close())
+	}
+	return s, nil
+}
+
+// load opens the volumes of one directory. The error is that of listing it.
+func (s *Store) load(d *dir) error {
+	names, err := s.opts.FS.ReadDir(d.Path)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if base, ok := strings.CutSuffix(name, extDoom); ok {
+			if err := s.finishDoom(d, filepath.Join(d.Path, base)); err != nil {
+				return err
+			}
+		}
+	}
+	for _, name := range volumeNames(names) {
+		collection, id, ok := parseBase(name)
+		if !ok {
+			continue
+		}
+		s.loadVolume(d, filepath.Join(d.Path, name), id, collection)
+	}
+	return s.loadMovedAside(d)
+}
+
+// volumeNames picks the names, without suffix, of what may be volumes.
+func volumeNames(names []string) []string {
+	found := map[string]bool{}
+	for _, name := range names {
+		for _, ext := range []string{extDat, extIdx, extCopy} { // .vif alone may be erasure-coded
+			if base, ok := strings.CutSuffix(name, ext); ok {
+				found[base] = true
+			}
+		}
+	}
+	return slices.Sorted(maps.Keys(found))
+}
+
+// parseBase splits the name of a volume's files; a collection may contain
+// underscores itself.
+func parseBase(name string) (collection string, id volume.ID, ok bool) {
+	number := name
+	if i := strings.LastIndexByte(name, '_'); i > 0 {
+		collection, number = name[:i], name[i+1:]
+	}
+	n, err := strconv.ParseUint(number, 10, 32)
+	return collection, volume.ID(n), err == nil && n > 0 && strconv.FormatUint(n, 10) == number
+}
+
+func baseName(id volume.ID, collection string) string {
+	if collection == "" {
+		return id.String()
+	}
+	return collection + "_" + id.String()
+}
+
+func (s *Store) loadVolume(d *dir, base string, id volume.ID, collection string) {
+	v, err := openVolume(d, base, id, collection, &s.opts)
+	if errors.Is(err, errNeverMade) {
+		s.opts.Log.Info("removing what an unfinished creation left", "volume", id, "dir", d.Path)
+		if err = removeFiles(s.opts.FS, base); err == nil {
+			return
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if other := s.volumes[id]; err == nil && other != nil {
+		if other.Foreign() && !v.Foreign() { // ours is the one that the cluster knows
+			v, other = other, v
+			s.volumes[id] = other
+		}
+		err = errors.Join(fmt.Errorf("volume %d is also at %s", id, other.base), v.closeFiles())
+		d, base = v.dir, v.base
+	}
+	if err != nil {
+		s.opts.Log.Warn("volume is set aside", "volume", id, "path", base+extDat, "err", err)
+		s.aside = append(s.aside, aside{id: id, copy: v.copy, dir: d, base: base, path: base + extDat, reason: err.Error()})
+		return
+	}
+	s.volumes[id] = v
+}
+
+// Volume finds a volume; volume.ErrNoVolume if it is not here.
+func (s *Store) Volume(id volume.ID) (*Volume, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if v := s.volumes[id]; v != nil {
+		return v, nil
+	}
+	return nil, fmt.Errorf("volume %d: %w", id, volume.ErrNoVolume)
+}
+
+// Volumes lists the volumes, by id.
+func (s *Store) Volumes() []*Volume {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.SortedFunc(maps.Values(s.volumes), func(a, b *Volume) int { return cmp.Compare(a.id, b.id) })
+}
+
+// Aside lists what was found and is not served, and why.
+func (s *Store) Aside() []volume.SetAside {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var list []volume.SetAside
+	for _, a := range s.aside {
+		list = append(list, volume.SetAside{Path: a.path, Reason: a.reason})
+	}
+	return list
+}
+
+// Disks describes the directories as they are now.
+func (s *Store) Disks() []volume.DiskReport {
+	var list []volume.DiskReport
+	used := s.used()
+	for _, d := range s.dirs {
+		r := volume.DiskReport{Dir: d.Path, Disk: d.Disk, Max: d.Max, Used: used[d], Fenced: d.problem, Missing: d.problem != ""}
+		if !r.Missing {
+			space, err := s.opts.FS.Space(d.Path)
+			r.AllB, r.FreeB = space.All, space.Free
+			switch {
+			case err != nil:
+				r.Fenced = err.Error()
+			case space.Free < s.opts.MinFree:
+				r.Fenced = fmt.Sprintf("%d bytes are free, fewer than the %d to be kept", space.Free, s.opts.MinFree)
+			}
+		}
+		list = append(list, r)
+	}
+	return list
+}
+
+// used counts the volumes of each directory.
+func (s *Store) used() map[*dir]int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	used := map[*dir]int{}
+	for _, v := range s.volumes {
+		used[v.dir]++
+	}
+	for _, a := range s.aside {
+		if a.id != 0 {
+			used[a.dir]++
+		}
+	}
+	return used
+}
+
+// Close closes the volumes and gives the directories free. Close twice is fine.
+func (s *Store) Close() error {
+	s.mu.Lock()
+	done := s.closed
+	s.closed = true
+	s.mu.Unlock()
+	if done {
+		return nil
+	}
+	var err error
+	for _, v := range s.Volumes() {
+		err = errors.Join(err, v.Close())
+	}
+	for _, d := range s.dirs {
+		if d.lock != nil {
+			err = errors.Join(err, d.lock.Close())
+		}
+	}
+	return err
+}

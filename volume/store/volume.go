@@ -1,0 +1,263 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"weedd/volume"
+	"weedd/volume/needle"
+	"weedd/volume/vfs"
+)
+
+// EpochStart is volume.EpochStart.
+type EpochStart = volume.EpochStart
+
+// Row is where the newest record of a key is.
+type Row struct {
+	// Offset is that of the record in .dat; for a published deletion it is
+	// that of the record deleted, where that is known.
+	Offset  int64
+	Size    int32 // of the record's body; -1 for a deletion
+	Pending bool  // not published yet
+	was     int32 // for a published deletion the size of the body deleted, -1 if there is none
+}
+
+// Deleted reports whether the newest record of the key deletes it.
+func (r Row) Deleted() bool { return r.Size < 0 }
+
+// End is the offset just past the record at Offset in a version 3 volume: what
+// rests on r is certain once Committed is at least that.
+func (r Row) End() int64 { return r.Offset + needle.Length(max(r.Size, 0), needle.V3) }
+
+// Volume is one copy of a volume.
+//
+// One goroutine at a time calls Append, Cut, CutAll, SetEpochs, AddEpoch and
+// Checkpoint. Sync may run at the same time as Append and Checkpoint. All else
+// may be called at any time. Readers (Lookup, Get, Read, ReadHeader) take no
+// lock.
+type Volume struct {
+	id     volume.ID
+	spec   volume.Spec
+	super  superBlock
+	copy   volume.CopyID // 0 for a foreign one
+	dir    *dir
+	base   string // path without a suffix
+	opts   *Options
+	log    *slog.Logger
+	dat    vfs.File
+	idx    vfs.File              // nil for a foreign one
+	limit  int64                 // offsets at which records with data may not start any more
+	index  atomic.Pointer[index] // set and written to under mu
+	failed atomic.Pointer[error]
+	closed atomic.Bool
+
+	scratch []pendingRow // of Append
+	needle  needle.Needle
+	saved   int64  // durable length of the checkpoint on disk
+	due     int64  // End at which the next checkpoint is due
+	boot    uint64 // not 0: as in checkpoint
+
+	idxMu   sync.Mutex // held while .idx is written; before mu
+	idxSize int64      // guarded by idxMu
+
+	mu        sync.Mutex // not held during I/O; guards what follows
+	end       int64
+	durable   int64
+	committed int64
+	cuts      int // counts the times end fell
+	sums      sums
+	appended  uint64 // append time of the last record
+	published uint64 // append time of the last published record
+	clock     uint64 // last append time given out
+	pending   []pendingRow
+	newest    map[volume.Key]indexRow // of pending records
+	rows      []byte                  // rows of published records, not yet in .idx
+	epochs    []volume.EpochStart     // never changed in place
+	modified  time.Time
+	counts    counts
+	doubtful  bool
+}
+
+// pendingRow is a record that is appended and not published.
+type pendingRow struct {
+	indexRow
+	appended uint64
+}
+
+// counts is what the index rows tell of a volume.
+type counts struct {
+	files, deleted uint64
+	deletedBytes   int64
+	maxKey         volume.Key
+}
+
+// ID names the volume.
+func (v *Volume) ID() volume.ID { return v.id }
+
+// Spec says how the volume is to be kept, as far as its files tell.
+func (v *Volume) Spec() volume.Spec { return v.spec }
+
+// CopyID names this copy; 0 for a foreign one.
+func (v *Volume) CopyID() volume.CopyID { return v.copy }
+
+// Foreign reports whether the files are not ours, or do not fit what we noted
+// of them. A foreign volume is served for reads and never changed.
+func (v *Volume) Foreign() bool { return v.copy == 0 }
+
+// Doubtful reports whether bytes that were appended may have been lost: with
+// sync "os" the host was rebooted without a Close. It ends when the copy enters
+// another epoch.
+func (v *Volume) Doubtful() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.doubtful
+}
+
+// End is the length of .dat: what was appended, pending records included.
+func (v *Volume) End() int64 {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.end
+}
+
+// Durable is how many bytes of .dat are known to be on disk; with sync "os" it
+// is End.
+func (v *Volume) Durable() int64 {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.durable
+}
+
+// Committed is how many bytes of .dat are published to readers.
+func (v *Volume) Committed() int64 {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.committed
+}
+
+// Epochs is the epoch list, oldest first. The caller must not change it.
+func (v *Volume) Epochs() []volume.EpochStart {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.epochs
+}
+
+// Stats describes the volume: puts indexed, of them overwritten or deleted,
+// their bytes, the highest key, the length of .dat, when it was last appended to
+// and the compaction revision.
+func (v *Volume) Stats() (files, deleted uint64, deletedBytes int64, maxKey volume.Key, size int64, modified time.Time, revision uint16) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	c := v.counts
+	return c.files, c.deleted, c.deletedBytes, c.maxKey, v.end, v.modified, v.super.revision
+}
+
+// Failed says why the copy cannot be written any more (rule R5), nil if it can.
+func (v *Volume) Failed() error {
+	if err := v.failed.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// fail ends the copy: nothing is written to it after err. The first err stays.
+func (v *Volume) fail(err error) error {
+	err = fmt.Errorf("%w: volume %d: copy %s failed: %w", volume.ErrReadOnly, v.id, v.copy, err)
+	if v.failed.CompareAndSwap(nil, &err) {
+		v.log.Error("copy failed and takes no more writes", "volume", v.id, "copy", v.copy, "err", err)
+	}
+	return v.Failed()
+}
+
+// writable says why v cannot be written.
+func (v *Volume) writable() error {
+	switch {
+	case v.closed.Load():
+		return fmt.Errorf("volume %d: %w", v.id, volume.ErrClosed)
+	case v.Foreign():
+		return fmt.Errorf("%w: volume %d is not one of ours", volume.ErrReadOnly, v.id)
+	}
+	return v.Failed()
+}
+
+// NextAppendTime is the append time for the next record: now, or just after the
+// last one given out or found.
+func (v *Volume) NextAppendTime(now time.Time) uint64 {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.clock = max(uint64(now.UnixNano()), v.clock+1, v.appended+1)
+	return v.clock
+}
+
+// Epoch files are small and change rarely, so none is kept open.
+
+// SetEpochs replaces the epoch list durably.
+func (v *Volume) SetEpochs(epochs []volume.EpochStart) error {
+	if err := v.writable(); err != nil {
+		return err
+	}
+	epochs = slices.Clone(epochs)
+	if err := vfs.Replace(v.opts.FS, v.base+extCopy, encodeCopy(v.id, v.copy, epochs)); err != nil {
+		return v.fail(fmt.Errorf("replace epochs: %w", err))
+	}
+	v.enter(epochs)
+	return nil
+}
+
+// AddEpoch appends one entry to the epoch list durably.
+func (v *Volume) AddEpoch(e volume.EpochStart) (err error) {
+	if err := v.writable(); err != nil {
+		return err
+	}
+	epochs := v.Epochs()
+	if n := len(epochs); n > 0 && e.Epoch <= epochs[n-1].Epoch {
+		return fmt.Errorf("%w: volume %d: epoch %d after %d", volume.ErrStale, v.id, e.Epoch, epochs[n-1].Epoch)
+	}
+	f, err := v.opts.FS.OpenFile(v.base+extCopy, os.O_RDWR)
+	if err == nil {
+		_, err = f.WriteAt(appendEpoch(nil, e), int64(copyHeader+copyEntry*len(epochs)))
+		err = errors.Join(err, f.Sync(), f.Close())
+	}
+	if err != nil {
+		return v.fail(fmt.Errorf("append epoch: %w", err))
+	}
+	v.enter(append(epochs[:len(epochs):len(epochs)], e))
+	return nil
+}
+
+func (v *Volume) enter(epochs []volume.EpochStart) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.epochs = epochs
+	if v.doubtful {
+		v.doubtful, v.boot = false, 0
+	}
+}
+
+// Close syncs, writes a checkpoint and closes the files. Close twice is fine.
+// Calls that run are not waited for; they answer errors.
+func (v *Volume) Close() error {
+	if v.closed.Swap(true) {
+		return nil
+	}
+	var err error
+	if !v.Foreign() && v.Failed() == nil {
+		err = v.checkpoint(!v.Doubtful())
+	}
+	return errors.Join(err, v.closeFiles())
+}
+
+func (v *Volume) closeFiles() error {
+	v.closed.Store(true)
+	err := v.dat.Close()
+	if v.idx != nil {
+		err = errors.Join(err, v.idx.Close())
+	}
+	return err
+}
