@@ -1,0 +1,194 @@
+package server
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"weedd/volume"
+	"weedd/volume/store"
+)
+
+// How soon a broken heartbeat is tried again.
+const (
+	beatAgainFirst = 20 * time.Millisecond
+	beatAgainLast  = time.Second
+)
+
+// Run keeps a heartbeat with the leading master for ever, and obeys. It returns
+// nil when ctx has ended, and owns nothing then.
+func (s *Server) Run(ctx context.Context) error {
+	var work sync.WaitGroup
+	defer work.Wait()
+	work.Go(func() { s.dropLoop(ctx) })
+	for wait := beatAgainFirst; ctx.Err() == nil; {
+		began := time.Now()
+		err := s.beat(ctx)
+		if ctx.Err() != nil {
+			break
+		}
+		s.log.Debug("heartbeat ended", "err", err)
+		if time.Since(began) > beatAgainLast {
+			wait = beatAgainFirst
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait):
+		}
+		wait = min(2*wait, beatAgainLast)
+	}
+	return nil
+}
+
+// beat is one stream: a full report, then what changed, and orders.
+func (s *Server) beat(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	reports := make(chan volume.Report)
+	var pump sync.WaitGroup
+	pump.Go(func() { s.pump(ctx, reports) })
+	defer pump.Wait()
+	defer cancel()
+	return s.opts.Master.Beat(ctx, reports, s.obey)
+}
+
+// pump sends reports until ctx ends: at once when a copy has something new, and
+// every beat whatever grew meanwhile, which is also the sign of life.
+func (s *Server) pump(ctx context.Context, out chan<- volume.Report) {
+	tick := time.NewTicker(s.opts.Beat)
+	defer tick.Stop()
+	sent := map[volume.ID]volume.CopyReport{}
+	rep := s.fullReport()
+	aside := rep.Aside
+	for {
+		for _, c := range rep.Copies {
+			if was, ok := sent[c.Volume]; ok && was.Copy == c.Copy && was.Epoch < c.Epoch {
+				s.metrics.epochs.Inc()
+			}
+			sent[c.Volume] = c
+		}
+		select {
+		case out <- rep:
+		case <-ctx.Done():
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.changed:
+			rep = s.changes(sent, false)
+		case <-tick.C:
+			if rep = s.changes(sent, true); !slices.Equal(s.aside(), aside) {
+				rep = s.fullReport() // a later report cannot say that nothing is set aside any more
+				aside = rep.Aside
+			}
+		}
+	}
+}
+
+func (s *Server) fullReport() volume.Report {
+	s.mu.Lock()
+	clear(s.dirty)
+	s.gone = nil
+	s.mu.Unlock()
+	return volume.Report{Node: s.opts.Node, Run: s.opts.Run, Full: true, Copies: s.reports(), Disks: s.opts.Store.Disks(), Aside: s.aside()}
+}
+
+// changes reports the copies that said that they changed, or those that differ
+// from what was sent, with the disks.
+func (s *Server) changes(sent map[volume.ID]volume.CopyReport, all bool) volume.Report {
+	rep := volume.Report{Node: s.opts.Node, Run: s.opts.Run}
+	s.mu.Lock()
+	dirty := s.dirty
+	s.dirty = map[volume.ID]bool{}
+	rep.Gone, s.gone = s.gone, nil
+	s.mu.Unlock()
+	for _, id := range rep.Gone {
+		delete(sent, id)
+	}
+	if all {
+		rep.Disks = s.opts.Store.Disks()
+		rep.Copies = s.reports()
+	} else {
+		for id := range dirty {
+			if c, ok := s.reportOf(id); ok {
+				rep.Copies = append(rep.Copies, c)
+			}
+		}
+	}
+	rep.Copies = slices.DeleteFunc(rep.Copies, func(c volume.CopyReport) bool { return sent[c.Volume] == c })
+	return rep
+}
+
+// reports lists all copies that entries may name, lost ones too, by volume.
+func (s *Server) reports() []volume.CopyReport {
+	s.mu.Lock()
+	ids := make([]volume.ID, 0, len(s.copies)+len(s.lost))
+	for id := range s.copies {
+		ids = append(ids, id)
+	}
+	for id := range s.lost {
+		ids = append(ids, id)
+	}
+	s.mu.Unlock()
+	slices.Sort(ids)
+	var out []volume.CopyReport
+	for _, id := range slices.Compact(ids) {
+		if c, ok := s.reportOf(id); ok {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+// reportOf reports on one volume. A lost copy comes before another one that is
+// still there: the leader must hear of it.
+func (s *Server) reportOf(id volume.ID) (volume.CopyReport, bool) {
+	s.mu.Lock()
+	lost, isLost := s.lost[id]
+	r := s.copies[id]
+	s.mu.Unlock()
+	switch {
+	case isLost:
+		return lost, true
+	case r != nil:
+		return r.Report(), true
+	}
+	return volume.CopyReport{}, false
+}
+
+// foreignReason says why a volume is only read.
+const foreignReason = "not made by weedd, or changed by another program since: served for reads only"
+
+// foreignVolumes lists the volumes that have no files of ours.
+func (s *Server) foreignVolumes() []*store.Volume {
+	return slices.DeleteFunc(slices.Clone(s.opts.Store.Volumes()), func(v *store.Volume) bool { return !foreign(v) })
+}
+
+func foreign(v *store.Volume) bool { return v.Foreign() || v.CopyID() == 0 }
+
+// aside lists what is not served, or not as a copy, sorted.
+func (s *Server) aside() []volume.SetAside {
+	list := slices.Clone(s.opts.Store.Aside())
+	for _, v := range s.foreignVolumes() {
+		list = append(list, volume.SetAside{Path: "volume " + v.ID().String(), Reason: foreignReason})
+	}
+	slices.SortFunc(list, func(a, b volume.SetAside) int { return cmp.Compare(a.Path, b.Path) })
+	return list
+}
+
+// Status is what this node has, for its own status page: volumes that are only
+// read are among the copies, without a copy id.
+func (s *Server) Status() Status {
+	st := Status{Disks: s.opts.Store.Disks(), Copies: s.reports()}
+	for _, v := range s.foreignVolumes() {
+		files, deleted, deletedBytes, maxKey, size, modified, revision := v.Stats()
+		st.Copies = append(st.Copies, volume.CopyReport{
+			Volume: v.ID(), Spec: v.Spec(), State: volume.CopyHealthy, Reason: foreignReason, Committed: size, Size: size, Files: files,
+			Deleted: deleted, DeletedB: deletedBytes, MaxKey: maxKey, Modified: modified, Revision: revision, ReadOnly: true,
+		})
+	}
+	slices.SortFunc(st.Copies, func(a, b volume.CopyReport) int { return cmp.Compare(a.Volume, b.Volume) })
+	return st
+}

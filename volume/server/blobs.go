@@ -1,0 +1,173 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"weedd/volume"
+	"weedd/volume/needle"
+	"weedd/volume/replica"
+)
+
+// Put stores n under id, at the primary of its volume wherever that is. It holds
+// the request while there is none. n and its bytes must not change until Put has
+// returned. volume.ErrOutcomeUnknown means that it may have been stored.
+func (s *Server) Put(ctx context.Context, id volume.FileID, n *needle.Needle, createOnly bool) (res volume.PutResult, err error) {
+	err = s.write(ctx, id.Volume, func(ctx context.Context, t target, again bool) (err error) {
+		// A repeated write is applied only if the key is absent or holds the
+		// same bytes.
+		if t.local != nil {
+			res, err = t.local.Put(ctx, n, createOnly || again)
+		} else {
+			res, err = s.opts.Remote.Put(ctx, t.node, id, n, createOnly || again)
+		}
+		return err
+	})
+	return res, s.explain(id.Volume, err)
+}
+
+// Delete deletes a file, at the primary of its volume wherever that is, and
+// answers the size of the record's body. A file that a repeated delete does not
+// find was deleted: size 0.
+//
+// The time of the tombstone is the primary's; modified is not kept, as the
+// format has no place for it in a record without data.
+func (s *Server) Delete(ctx context.Context, id volume.FileID, modified uint64) (size int64, err error) {
+	err = s.write(ctx, id.Volume, func(ctx context.Context, t target, again bool) (err error) {
+		if t.local != nil {
+			size, err = t.local.Delete(ctx, id.Key, id.Cookie)
+		} else {
+			size, err = s.opts.Remote.Delete(ctx, t.node, id)
+		}
+		if again && errors.Is(err, volume.ErrNotFound) {
+			return nil
+		}
+		return err
+	})
+	return size, s.explain(id.Volume, err)
+}
+
+// explain tells a volume that is only read from one that nobody has.
+func (s *Server) explain(id volume.ID, err error) error {
+	if !errors.Is(err, volume.ErrNoVolume) {
+		return err
+	}
+	if v, e := s.opts.Store.Volume(id); e == nil && foreign(v) {
+		return fmt.Errorf("%w: volume %d was %s", volume.ErrReadOnly, id, foreignReason)
+	}
+	return err
+}
+
+// Get reads a file; the caller calls Release on it. *volume.ElsewhereError names
+// the nodes to ask when this one has no copy, or one that cannot tell.
+func (s *Server) Get(ctx context.Context, id volume.FileID, readDeleted bool) (*needle.Needle, error) {
+	r := s.copy(id.Volume)
+	if r == nil {
+		return s.getForeign(ctx, id, readDeleted)
+	}
+	n, err := r.Get(ctx, id.Key, id.Cookie, readDeleted)
+	if err != nil && again(err) {
+		n, err = s.getHeld(ctx, r, id, readDeleted)
+	}
+	if errors.Is(err, volume.ErrCorrupt) {
+		s.metrics.corrupt.Inc()
+		s.log.Error("file cannot be read from this copy", "volume", id.Volume, "blob", id, "err", err)
+		return nil, s.elsewhere(ctx, id.Volume, err)
+	}
+	return n, err
+}
+
+// getHeld goes on with a miss that the local copy could not answer for want of a
+// primary. A copy in sync will be able to; another one sends the reader away.
+func (s *Server) getHeld(ctx context.Context, r *replica.Replica, id volume.FileID, readDeleted bool) (*needle.Needle, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.opts.Hold)
+	defer cancel()
+	for wait := holdFirst; ; {
+		// The outcome does not matter: what could not be learned is asked again.
+		_, _ = s.target(ctx, id.Volume, true)
+		n, err := r.Get(ctx, id.Key, id.Cookie, readDeleted)
+		if err == nil || !again(err) {
+			return n, err
+		}
+		rep := r.Report()
+		h, inSync, _ := r.Entry().Holder(s.opts.Node)
+		if e := r.Entry(); e.Epoch != 0 && (!inSync || h.Copy != rep.Copy || rep.State == volume.CopyFailed) {
+			return nil, s.elsewhere(ctx, id.Volume, err)
+		}
+		if !s.pause(ctx, id.Volume, &wait) {
+			return nil, fmt.Errorf("%w: volume %d: %v", volume.ErrUnavailable, id.Volume, err)
+		}
+	}
+}
+
+// getForeign reads from a volume without a copy of ours: from foreign files if
+// they have it, else elsewhere.
+func (s *Server) getForeign(ctx context.Context, id volume.FileID, readDeleted bool) (*needle.Needle, error) {
+	v, err := s.opts.Store.Volume(id.Volume)
+	if err != nil || !foreign(v) {
+		return nil, s.elsewhere(ctx, id.Volume, nil)
+	}
+	n, missed := v.Get(id.Key, id.Cookie, s.opts.Now(), readDeleted)
+	if missed == nil {
+		return n, nil
+	}
+	var there *volume.ElsewhereError
+	if err := s.elsewhere(ctx, id.Volume, missed); errors.As(err, &there) {
+		return nil, err
+	}
+	return nil, missed
+}
+
+// elsewhere names the other nodes that hold a volume in sync, the primary first.
+// Without any, it is cause.
+func (s *Server) elsewhere(ctx context.Context, id volume.ID, cause error) error {
+	ctx, cancel := context.WithTimeout(ctx, locateLimit)
+	defer cancel()
+	e, nodes, err := s.opts.Master.Locate(ctx, id)
+	if r := s.copy(id); r != nil {
+		if known := r.Entry(); known.Version > e.Version {
+			e = known
+		}
+	} else if err != nil && e.Volume == 0 {
+		e, _ = s.routes.get(id, s.opts.Now())
+	}
+	if e.Volume == 0 {
+		switch {
+		case cause != nil:
+			return cause
+		case errors.Is(err, volume.ErrNoVolume):
+			return fmt.Errorf("locate volume %d: %w", id, err)
+		}
+		return fmt.Errorf("%w: locate volume %d: %w", volume.ErrUnavailable, id, err)
+	}
+	there := s.others(e, nodes)
+	switch {
+	case len(there) > 0:
+		return &volume.ElsewhereError{Volume: id, Nodes: there}
+	case cause != nil:
+		return cause
+	}
+	return fmt.Errorf("%w: no other holder of volume %d is in sight", volume.ErrUnavailable, id)
+}
+
+// others gives the addresses of the holders in sync but this node.
+func (s *Server) others(e volume.Entry, nodes []volume.Node) (there []volume.Node) {
+	for _, h := range e.InSync {
+		if h.Node == s.opts.Node {
+			continue
+		}
+		n, ok := s.opts.Peers.Node(h.Node)
+		for i := 0; !ok && i < len(nodes); i++ {
+			n, ok = nodes[i], nodes[i].ID == h.Node
+		}
+		switch {
+		case !ok:
+		case h.Node == e.Primary:
+			there = append([]volume.Node{n}, there...)
+		default:
+			there = append(there, n)
+		}
+	}
+	return there
+}

@@ -1,0 +1,160 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"weedd/volume"
+	"weedd/volume/store"
+)
+
+// dropAgain is how long a drop waits whose conditions did not hold.
+const dropAgain = 10 * time.Second
+
+// dropLoop carries out orders to delete, one at a time: comparing copies may
+// take long, and must not hold other orders up.
+func (s *Server) dropLoop(ctx context.Context) {
+	tick := time.NewTicker(dropAgain)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.dropNow:
+		case <-tick.C:
+		}
+		s.mu.Lock()
+		var pending []volume.Drop
+		for _, d := range s.drops {
+			pending = append(pending, d)
+		}
+		s.mu.Unlock()
+		for _, d := range pending {
+			if err := s.drop(ctx, d); err != nil {
+				if ctx.Err() == nil {
+					s.log.Warn("copy is not dropped yet", "volume", d.Volume, "copy", d.Copy, "epoch", d.Epoch, "err", err)
+				}
+				continue
+			}
+			s.mu.Lock()
+			if now := s.drops[d.Volume]; now.Copy == d.Copy && now.Epoch == d.Epoch {
+				delete(s.drops, d.Volume)
+			}
+			s.mu.Unlock()
+		}
+	}
+}
+
+// drop deletes exactly the copy that d names, if rule R14 allows it. An error
+// says why it is still there; nil also when there was nothing to do.
+func (s *Server) drop(ctx context.Context, d volume.Drop) error {
+	v, err := s.opts.Store.Volume(d.Volume)
+	switch {
+	case errors.Is(err, volume.ErrNoVolume):
+		s.reportGone(d.Volume)
+		return nil
+	case err != nil:
+		return fmt.Errorf("find its files: %w", err)
+	case d.Copy == 0 || foreign(v) || v.CopyID() != d.Copy:
+		s.log.Warn("order to drop a copy that is not here", "volume", d.Volume, "copy", d.Copy)
+		return nil
+	}
+	if !d.Deleted {
+		if err := s.spare(ctx, d, v); err != nil {
+			return err
+		}
+	}
+	s.keepMu.Lock()
+	defer s.keepMu.Unlock()
+	if r := s.copy(d.Volume); r != nil && !d.Deleted {
+		if h, _, ok := r.Entry().Holder(s.opts.Node); ok && h.Copy == d.Copy && r.Entry().Epoch >= d.Epoch {
+			return fmt.Errorf("%w: an entry names it again", volume.ErrStale)
+		}
+	}
+	if err := s.closeCopy(d.Volume); err != nil {
+		return err
+	}
+	if err := s.opts.Store.Remove(d.Volume, d.Copy); err != nil {
+		return fmt.Errorf("remove its files: %w", err)
+	}
+	s.log.Info("copy dropped", "volume", d.Volume, "copy", d.Copy, "epoch", d.Epoch, "deleted", d.Deleted)
+	s.reportGone(d.Volume)
+	return nil
+}
+
+func (s *Server) reportGone(id volume.ID) {
+	s.mu.Lock()
+	delete(s.lost, id)
+	if !slices.Contains(s.gone, id) {
+		s.gone = append(s.gone, id)
+	}
+	s.mu.Unlock()
+	s.wake()
+}
+
+// spare makes sure that the copy v can be spared: the catalog, as it is now, at
+// the order's epoch or later, does not list it, and as many in-sync copies as
+// the placement asks for say, now, that they are at that epoch and have its
+// bytes.
+func (s *Server) spare(ctx context.Context, d volume.Drop, v *store.Volume) error {
+	e, _, err := s.opts.Master.Locate(ctx, d.Volume)
+	if err != nil {
+		return fmt.Errorf("ask for the entry: %w", err)
+	}
+	generation, committed := uint32(0), v.Committed()
+	if r := s.copy(d.Volume); r != nil {
+		if known := r.Entry(); known.Version > e.Version {
+			e = known
+		}
+		generation = r.Report().Generation
+	}
+	h, _, named := e.Holder(s.opts.Node)
+	need := e.Spec.Placement.Copies()
+	switch {
+	case e.Epoch < d.Epoch:
+		return fmt.Errorf("%w: the newest entry known is of epoch %d", volume.ErrStale, e.Epoch)
+	case named && h.Copy == d.Copy:
+		return fmt.Errorf("%w: the entry of epoch %d names it", volume.ErrStale, e.Epoch)
+	case len(e.InSync) < need:
+		return fmt.Errorf("%w: %d copies in sync, %d wanted", volume.ErrUnavailable, len(e.InSync), need)
+	}
+	sum, err := v.Checksum(committed)
+	if err != nil {
+		return fmt.Errorf("checksum of its first %d bytes: %w", committed, err)
+	}
+	want := Verification{Epoch: d.Epoch, Generation: generation, Committed: committed, At: committed, Checksum: sum}
+	var errs []error
+	for _, keep := range d.Keep {
+		if keep.Node == s.opts.Node || !slices.Contains(e.InSync, keep) {
+			continue
+		}
+		if err := s.hasAll(ctx, d.Volume, keep, want); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		need--
+	}
+	if need > 0 {
+		return fmt.Errorf("%w: %d more copies must have its bytes: %w", volume.ErrUnavailable, need, errors.Join(errs...))
+	}
+	return nil
+}
+
+// hasAll asks another copy whether it has what want says, at least.
+func (s *Server) hasAll(ctx context.Context, id volume.ID, h volume.Holder, want Verification) error {
+	n, err := s.node(ctx, id, h.Node)
+	if err != nil {
+		return err
+	}
+	got, err := s.opts.Remote.Verify(ctx, n, id, h.Copy, want.At)
+	if err != nil {
+		return fmt.Errorf("node %s: %w", h.Node, err)
+	}
+	if got.Epoch < want.Epoch || got.Generation != want.Generation || got.Committed < want.Committed || got.At != want.At || got.Checksum != want.Checksum {
+		return fmt.Errorf("%w: node %s has %+v, wanted %+v", volume.ErrStale, h.Node, got, want)
+	}
+	return nil
+}

@@ -1,0 +1,80 @@
+package server
+
+import (
+	"context"
+	"fmt"
+
+	"weedd/volume"
+	"weedd/volume/needle"
+	"weedd/volume/replica"
+)
+
+// The methods in this file are what other nodes ask for. None passes a request
+// on: it was passed on once already.
+
+func (s *Server) here(id volume.ID) (*replica.Replica, error) {
+	if r := s.copy(id); r != nil {
+		return r, nil
+	}
+	return nil, fmt.Errorf("%w: volume %d is not on this node", volume.ErrNoVolume, id)
+}
+
+// Follow serves the follower's side of a stream that a primary opened, until it
+// ends.
+func (s *Server) Follow(ctx context.Context, id volume.ID, link replica.Link) error {
+	r, err := s.here(id)
+	if err != nil {
+		return err
+	}
+	return r.Serve(ctx, link)
+}
+
+// PutHere stores n if a copy on this node leads.
+func (s *Server) PutHere(ctx context.Context, id volume.FileID, n *needle.Needle, createOnly bool) (volume.PutResult, error) {
+	r, err := s.here(id.Volume)
+	if err != nil {
+		return volume.PutResult{}, err
+	}
+	return r.Put(ctx, n, createOnly)
+}
+
+// DeleteHere deletes a file if a copy on this node leads.
+func (s *Server) DeleteHere(ctx context.Context, id volume.FileID) (size int64, err error) {
+	r, err := s.here(id.Volume)
+	if err != nil {
+		return 0, err
+	}
+	return r.Delete(ctx, id.Key, id.Cookie)
+}
+
+// ConfirmHere answers the committed length of epoch if a copy on this node leads
+// in it, having made sure that it still does.
+func (s *Server) ConfirmHere(ctx context.Context, id volume.ID, epoch volume.Epoch, from volume.Holder) (committed int64, err error) {
+	r, err := s.here(id)
+	if err != nil {
+		return 0, fmt.Errorf("%w: %w", volume.ErrUnavailable, err)
+	}
+	return r.Confirm(ctx, epoch, from)
+}
+
+// VerifyHere says how far a copy on this node is, and the checksum of its bytes
+// below at, or below its committed length if that is less.
+func (s *Server) VerifyHere(ctx context.Context, id volume.ID, copy volume.CopyID, at int64) (Verification, error) {
+	r, err := s.here(id)
+	if err != nil {
+		return Verification{}, err
+	}
+	v, err := s.opts.Store.Volume(id)
+	if err != nil {
+		return Verification{}, fmt.Errorf("verify volume %d: %w", id, err)
+	}
+	rep := r.Report()
+	if rep.Copy != copy || rep.State != volume.CopyHealthy {
+		return Verification{}, fmt.Errorf("%w: volume %d: copy %s here is %s, %s", volume.ErrNoVolume, id, rep.Copy, rep.State, rep.Reason)
+	}
+	out := Verification{Epoch: rep.Epoch, Generation: rep.Generation, Committed: rep.Committed, At: min(at, rep.Committed)}
+	if out.Checksum, err = v.Checksum(out.At); err != nil {
+		return Verification{}, fmt.Errorf("verify volume %d: %w", id, err)
+	}
+	return out, nil
+}

@@ -1,0 +1,81 @@
+package server
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"weedd/volume"
+)
+
+// metrics counts what happens, and looks at the rest when it is asked.
+type metrics struct {
+	server   *Server
+	corrupt  prometheus.Counter
+	forwards prometheus.Counter
+	epochs   prometheus.Counter
+	copies   *prometheus.Desc
+	bytes    *prometheus.Desc
+	disk     *prometheus.Desc
+	aside    *prometheus.Desc
+}
+
+func newMetrics(s *Server) *metrics {
+	counter := func(name, help string) prometheus.Counter {
+		return prometheus.NewCounter(prometheus.CounterOpts{Name: "weedd_volume_" + name, Help: help})
+	}
+	desc := func(name, help string, labels ...string) *prometheus.Desc {
+		return prometheus.NewDesc("weedd_volume_"+name, help, labels, nil)
+	}
+	return &metrics{
+		server:   s,
+		corrupt:  counter("corrupt_reads_total", "Reads that met bytes whose checksum was wrong."),
+		forwards: counter("forwards_total", "Writes and deletes passed on to the primary on another node."),
+		epochs:   counter("epoch_changes_total", "New epochs made durable by copies of this node."),
+		copies:   desc("copies", "Copies on this node, by what they do.", "role"),
+		bytes:    desc("bytes", "Bytes of all .dat files served."),
+		disk:     desc("disk_bytes", "Size and free bytes of the file systems of the directories.", "dir", "kind"),
+		aside:    desc("aside", "Volumes on disk that are not served, or only read."),
+	}
+}
+
+// Collectors is what the process registers with Prometheus.
+func (s *Server) Collectors() []prometheus.Collector { return []prometheus.Collector{s.metrics} }
+
+// Describe implements prometheus.Collector.
+func (m *metrics) Describe(out chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{m.corrupt.Desc(), m.forwards.Desc(), m.epochs.Desc(), m.copies, m.bytes, m.disk, m.aside} {
+		out <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (m *metrics) Collect(out chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	out <- m.corrupt
+	out <- m.forwards
+	out <- m.epochs
+	roles, size := map[string]int{"leading": 0, "following": 0, "failed": 0, "lost": 0}, int64(0)
+	for _, c := range m.server.reports() {
+		size += c.Size
+		switch {
+		case c.State == volume.CopyLost:
+			roles["lost"]++
+		case c.State == volume.CopyFailed:
+			roles["failed"]++
+		case c.Leads:
+			roles["leading"]++
+		default:
+			roles["following"]++
+		}
+	}
+	for role, n := range roles {
+		gauge(m.copies, float64(n), role)
+	}
+	gauge(m.bytes, float64(size))
+	for _, d := range m.server.opts.Store.Disks() {
+		gauge(m.disk, float64(d.AllB), d.Dir, "all")
+		gauge(m.disk, float64(d.FreeB), d.Dir, "free")
+	}
+	gauge(m.aside, float64(len(m.server.aside())))
+}

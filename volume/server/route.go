@@ -1,0 +1,236 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"weedd/volume"
+	"weedd/volume/replica"
+)
+
+// How a request is held for a primary.
+const (
+	holdFirst   = 10 * time.Millisecond // between two attempts, doubling
+	holdLast    = 200 * time.Millisecond
+	locateLimit = time.Second            // for one question to the masters
+	watchAfter  = time.Second            // an attempt that takes so long is watched
+	watchEvery  = 250 * time.Millisecond // for another primary
+)
+
+// target is where a write goes.
+type target struct {
+	entry volume.Entry
+	local *replica.Replica // set when the primary is on this node
+	node  volume.Node      // else the primary
+}
+
+// target finds the primary of a volume by the newest entry known; with fresh, it
+// asks a master first. volume.ErrNoVolume is a master's word.
+func (s *Server) target(ctx context.Context, id volume.ID, fresh bool) (target, error) {
+	r := s.copy(id)
+	var e volume.Entry
+	var err error
+	if r != nil {
+		e = r.Entry()
+	}
+	if r == nil || fresh || e.Epoch == 0 {
+		if e, err = s.locate(ctx, id, fresh); r != nil {
+			if err == nil {
+				r.Learn(e)
+			}
+			e = r.Entry() // may be newer, and is there while no master can be asked
+		}
+		if err != nil && e.Epoch == 0 {
+			return target{}, err
+		}
+	}
+	if e.Primary == s.opts.Node {
+		if r == nil {
+			return target{}, fmt.Errorf("%w: volume %d: the copy that should lead is not on this node", volume.ErrUnavailable, id)
+		}
+		return target{entry: e, local: r}, nil
+	}
+	n, err := s.node(ctx, id, e.Primary)
+	return target{entry: e, node: n}, err
+}
+
+// locate asks a master for an entry, unless one was told lately.
+func (s *Server) locate(ctx context.Context, id volume.ID, fresh bool) (volume.Entry, error) {
+	now := s.opts.Now()
+	if e, ok := s.routes.get(id, now); ok && !fresh {
+		return e, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, locateLimit)
+	defer cancel()
+	e, _, err := s.opts.Master.Locate(ctx, id)
+	switch {
+	case err == nil:
+		s.routes.put(e, now)
+	case errors.Is(err, volume.ErrNoVolume):
+		return e, fmt.Errorf("locate volume %d: %w", id, err)
+	default:
+		err = fmt.Errorf("%w: locate volume %d: %w", volume.ErrUnavailable, id, err)
+	}
+	return e, err
+}
+
+// routes remembers entries of volumes without a copy here, for a short time: a
+// stale one costs a refusal by the node it names.
+type routes struct {
+	mu      sync.Mutex
+	entries map[volume.ID]route
+}
+
+type route struct {
+	entry volume.Entry
+	until time.Time
+}
+
+const (
+	routeLife = 5 * time.Second
+	maxRoutes = 10000
+)
+
+func (r *routes) get(id volume.ID, now time.Time) (volume.Entry, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	known, ok := r.entries[id]
+	return known.entry, ok && now.Before(known.until)
+}
+
+func (r *routes) put(e volume.Entry, now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.entries == nil || len(r.entries) >= maxRoutes {
+		r.entries = map[volume.ID]route{}
+	}
+	r.entries[e.Volume] = route{e, now.Add(routeLife)}
+}
+
+// attempt is one try of a write at a target. It is repeated only when the try
+// before it did nothing, or, with again, when the outcome of that is unknown and
+// another epoch has begun since.
+type attempt func(ctx context.Context, t target, again bool) error
+
+// write makes attempts until one succeeds or is refused for good, for as long as
+// requests are held. After an attempt whose outcome is unknown it waits for a
+// new epoch, in which the old attempt can do nothing any more; then only success
+// tells the outcome.
+func (s *Server) write(ctx context.Context, id volume.ID, do attempt) error {
+	ctx, cancel := context.WithTimeout(ctx, s.opts.Hold)
+	defer cancel()
+	var unknown, last error
+	var unknownIn volume.Epoch
+	fresh := false
+	for wait := holdFirst; ; {
+		t, err := s.target(ctx, id, fresh)
+		if err == nil && (unknown == nil || t.entry.Epoch > unknownIn) {
+			if err = s.try(ctx, t, unknown != nil, do); err == nil {
+				return nil
+			}
+			if errors.Is(err, volume.ErrOutcomeUnknown) {
+				unknown, unknownIn = err, t.entry.Epoch
+			}
+		}
+		if err != nil && !again(err) && unknown == nil {
+			return err
+		}
+		if err != nil && !again(err) && !errors.Is(err, volume.ErrOutcomeUnknown) {
+			return unknown
+		}
+		if err != nil {
+			last = err
+		}
+		fresh = true
+		if !s.pause(ctx, id, &wait) {
+			break
+		}
+	}
+	if unknown != nil {
+		return unknown
+	}
+	// The last error's identity says what one node answered, not what this
+	// request came to.
+	return fmt.Errorf("%w: no primary of volume %d took the request in time: %v", volume.ErrUnavailable, id, last)
+}
+
+// again reports whether err says that nothing was done and that another attempt
+// may fare better.
+func again(err error) bool {
+	for _, e := range []error{volume.ErrNotPrimary, volume.ErrStale, volume.ErrUnavailable, volume.ErrClosed, errElsewhere} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+// errElsewhere marks a node's word that it has no copy: the volume may well be.
+var errElsewhere = errors.New("no copy on the node asked")
+
+// pause waits for news of a volume, a little longer each time. It reports false
+// when the time is up.
+func (s *Server) pause(ctx context.Context, id volume.ID, wait *time.Duration) bool {
+	var moved <-chan struct{}
+	if r := s.copy(id); r != nil {
+		_, _, moved = r.Watch()
+	}
+	timer := time.NewTimer(*wait)
+	defer timer.Stop()
+	*wait = min(2**wait, holdLast)
+	select {
+	case <-timer.C:
+	case <-moved:
+	case <-ctx.Done():
+	case <-s.ctx.Done():
+		return false
+	}
+	return ctx.Err() == nil
+}
+
+// try makes one attempt. One at another node is given up when that is no longer
+// the primary: a frozen process keeps its sockets open.
+func (s *Server) try(ctx context.Context, t target, again bool, do attempt) error {
+	if t.local != nil {
+		return do(ctx, t, again)
+	}
+	s.metrics.forwards.Inc()
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	slow := time.AfterFunc(watchAfter, func() {
+		defer close(done)
+		s.watch(ctx, t)
+		cancel()
+	})
+	defer func() {
+		cancel()
+		if !slow.Stop() {
+			<-done
+		}
+	}()
+	err := do(ctx, t, again)
+	if errors.Is(err, volume.ErrNoVolume) {
+		return fmt.Errorf("%w: %w", errElsewhere, err)
+	}
+	return err
+}
+
+// watch returns when another node leads the volume, or ctx has ended.
+func (s *Server) watch(ctx context.Context, t target) {
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	for {
+		now, err := s.target(ctx, t.entry.Volume, true)
+		if err == nil && now.entry.Epoch > t.entry.Epoch && now.entry.Primary != t.entry.Primary {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
