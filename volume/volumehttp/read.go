@@ -118,10 +118,12 @@ func (x *exchange) describe(n *needle.Needle, t target, q url.Values, body *cont
 	if typ == "" && name != "" {
 		typ = wire.TypeByName(name)
 	}
-	if typ == "" {
+	if typ == "" && body.size > 0 {
 		typ = http.DetectContentType(body.beginning())
 	}
-	x.put("Content-Type", typ)
+	if typ != "" {
+		x.put("Content-Type", typ)
+	}
 	if name != "" {
 		kind := "inline"
 		if dl := q.Get("dl"); dl == "1" || dl == "true" {
@@ -192,6 +194,7 @@ func (x *exchange) unsatisfiable(size int64, err error) {
 		x.put("Content-Range", "bytes */"+strconv.FormatInt(size, 10))
 	}
 	const text = "invalid range\n"
+	x.w.Header()["Accept-Ranges"] = acceptRanges
 	x.put("Content-Type", "text/plain; charset=utf-8")
 	x.put("X-Content-Type-Options", "nosniff")
 	x.put("Content-Length", strconv.Itoa(len(text)))

@@ -1,0 +1,194 @@
+package volumehttp_test
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"weedd/volume"
+	"weedd/volume/needle"
+	"weedd/volume/volumehttp"
+	"weedd/volume/volumetest"
+)
+
+// node is the volume role over stores in memory: reads of what another node
+// holds are refused with its name, writes and deletes are passed on.
+type node struct {
+	*volumetest.Blobs
+	held   volume.ID
+	others map[volume.ID]*node
+	addr   volume.Node
+	notYet []string
+}
+
+func (n *node) owner(id volume.ID) *volumetest.Blobs {
+	if o := n.others[id]; o != nil {
+		return o.Blobs
+	}
+	return n.Blobs
+}
+
+func (n *node) Put(ctx context.Context, id volume.FileID, f *needle.Needle, createOnly bool) (volume.PutResult, error) {
+	return n.owner(id.Volume).Put(ctx, id, f, createOnly)
+}
+
+func (n *node) Delete(ctx context.Context, id volume.FileID, modified uint64) (int64, error) {
+	return n.owner(id.Volume).Delete(ctx, id, modified)
+}
+
+func (n *node) Get(ctx context.Context, id volume.FileID, readDeleted bool) (*needle.Needle, error) {
+	if o := n.others[id.Volume]; o != nil {
+		return nil, &volume.ElsewhereError{Volume: id.Volume, Nodes: []volume.Node{o.addr}}
+	}
+	return n.Blobs.Get(ctx, id, readDeleted)
+}
+
+func (n *node) Status() volumehttp.Status {
+	return volumehttp.Status{
+		Disks:  []volume.DiskReport{{Dir: "/data", AllB: 1000, FreeB: 250}},
+		Copies: []volume.CopyReport{{Volume: n.held, State: volume.CopyHealthy, Modified: time.Unix(1_500_000_000, 0)}},
+	}
+}
+
+func (n *node) Ready() []string { return n.notYet }
+
+// cluster is two nodes, volume1 and volume2, which hold volume 1 and 2.
+type cluster struct {
+	hosts  map[string]string
+	fids   map[string]string
+	keys   int
+	client *http.Client
+}
+
+func newCluster(t *testing.T) *cluster {
+	c := &cluster{hosts: map[string]string{}, fids: map[string]string{}, keys: 100}
+	one := &node{Blobs: volumetest.NewBlobs(1), held: 1}
+	two := &node{Blobs: volumetest.NewBlobs(2), held: 2}
+	one.others = map[volume.ID]*node{2: two}
+	two.others = map[volume.ID]*node{1: one}
+	c.hosts["volume1"] = serve(t, one, volumehttp.Options{})
+	c.hosts["volume2"] = serve(t, two, volumehttp.Options{})
+	c.client = client(t)
+	return c
+}
+
+// serve serves n until the test ends and tells its host:port, to n too.
+func serve(t *testing.T, n *node, o volumehttp.Options) string {
+	o.Blobs, o.Version, o.Log = n, "1.2.3", slog.New(slog.DiscardHandler)
+	api := volumehttp.New(o)
+	srv := httptest.NewServer(api.Handler())
+	t.Cleanup(func() {
+		srv.Close()
+		if err := api.Close(); err != nil {
+			t.Errorf("close: %v", err)
+		}
+	})
+	host := strings.TrimPrefix(srv.URL, "http://")
+	n.addr = volume.Node{URL: host, PublicURL: host}
+	return host
+}
+
+// client makes a client that adds nothing to requests and follows nothing.
+func client(t *testing.T) *http.Client {
+	tr := &http.Transport{DisableCompression: true}
+	t.Cleanup(tr.CloseIdleConnections)
+	return &http.Client{
+		Transport:     tr,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+}
+
+// assign does what /dir/assign would: an id on the volume of the node asked for.
+func (c *cluster) assign(name, path string) {
+	vid := 1
+	if strings.Contains(path, "dataNode="+c.hosts["volume2"]) {
+		vid = 2
+	}
+	c.keys += 16
+	c.fids[name] = fmt.Sprintf("%d,%s", vid, volume.FormatKeyCookie(volume.Key(c.keys), 0xdeadbe00+volume.Cookie(c.keys)))
+}
+
+// expand fills in the placeholders that have a definite value.
+func (c *cluster) expand(s string) string {
+	return placeholder.ReplaceAllStringFunc(s, func(p string) string {
+		m := placeholder.FindStringSubmatch(p)
+		if m[1] == "host" && m[2] != "" {
+			return c.hosts[m[2]]
+		}
+		vid, kc, ok := strings.Cut(c.fids[m[2]], ",")
+		if !ok {
+			return p
+		}
+		switch m[1] {
+		case "fid":
+			return c.fids[m[2]]
+		case "vid":
+			return vid
+		case "keycookie":
+			return kc
+		case "key":
+			return kc[:len(kc)-8]
+		case "cookie":
+			return kc[len(kc)-8:]
+		case "up":
+			return strings.ToUpper(kc)
+		case "lz":
+			return "00" + kc
+		case "vidwrap":
+			n, _ := strconv.ParseUint(vid, 10, 64) // it is one of ours
+			return strconv.FormatUint(n+1<<32, 10)
+		}
+		return p
+	})
+}
+
+func sha256Hex(b []byte) string {
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:])
+}
+
+func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
+func gzipped(s string) string {
+	var b bytes.Buffer
+	zw := gzip.NewWriter(&b)
+	_, _ = zw.Write([]byte(s)) // into memory
+	_ = zw.Close()
+	return b.String()
+}
+
+// gather lists the metrics of api, histograms with their counts.
+func gather(t *testing.T, api *volumehttp.API) string {
+	reg := prometheus.NewRegistry()
+	for _, c := range api.Collectors() {
+		reg.MustRegister(c)
+	}
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b strings.Builder
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			var labels []string
+			for _, l := range m.GetLabel() {
+				labels = append(labels, fmt.Sprintf("%s=%q", l.GetName(), l.GetValue()))
+			}
+			value := m.GetCounter().GetValue() + m.GetGauge().GetValue() + float64(m.GetHistogram().GetSampleCount())
+			fmt.Fprintf(&b, "%s{%s} %v\n", f.GetName(), strings.Join(labels, ","), value)
+		}
+	}
+	return b.String()
+}

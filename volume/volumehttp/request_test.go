@@ -1,0 +1,396 @@
+package volumehttp_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"weedd/volume"
+	"weedd/volume/needle"
+	"weedd/volume/volumehttp"
+	"weedd/volume/volumetest"
+)
+
+// single is one node with volume 1 and a client for it.
+type single struct {
+	*testing.T
+	node *node
+	base string
+	http *http.Client
+}
+
+func newSingle(t *testing.T, o volumehttp.Options) *single {
+	n := &node{Blobs: volumetest.NewBlobs(1), held: 1}
+	return &single{t, n, "http://" + serve(t, n, o), client(t)}
+}
+
+func (s *single) do(method, path, body string, headers ...string) (*http.Response, string) {
+	s.Helper()
+	req, err := http.NewRequest(method, s.base+path, strings.NewReader(body))
+	if err != nil {
+		s.Fatal(err)
+	}
+	for i := 0; i < len(headers); i += 2 {
+		req.Header.Set(headers[i], headers[i+1])
+	}
+	resp, err := s.http.Do(req)
+	if err != nil {
+		s.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		s.Fatal(err)
+	}
+	return resp, string(b)
+}
+
+func TestRefusals(t *testing.T) {
+	t.Parallel()
+	s := newSingle(t, volumehttp.Options{FileLimit: 1000})
+	s.do("PUT", "/1,01deadbeef", "content", "Content-Type", "text/plain")
+	form := func(body string) []string {
+		return []string{"POST", "/1,02deadbeef", body, "Content-Type", "multipart/form-data; boundary=b"}
+	}
+	put := func(path, body string, headers ...string) []string {
+		return append([]string{"PUT", path, body}, headers...)
+	}
+	for _, c := range []struct {
+		name    string
+		request []string // method, path, body, headers
+		status  int
+	}{
+		{"a raw file over the limit", put("/1,02deadbeef", strings.Repeat("x", 1001)), 413},
+		{"a raw file at the limit", put("/1,03deadbeef", strings.Repeat("x", 1000)), 201},
+		{"a form's file over the limit", form("--b\r\nContent-Disposition: form-data; filename=a\r\n\r\n" + strings.Repeat("x", 1001) + "\r\n--b--"), 413},
+		{"a form without end", form("--b\r\nContent-Disposition: form-data; filename=a\r\n\r\nxxx"), 400},
+		{"a form whose part has no header end", form("--b\r\nContent-Disposition: form-data"), 400},
+		{"a form that is none", form("xxx"), 400},
+		{"an empty form", form(""), 400},
+		{"a boundary too long", []string{"POST", "/1,02deadbeef", "x", "Content-Type", "multipart/form-data; boundary=" + strings.Repeat("b", 100)}, 400},
+		{"a type that makes no sense", []string{"POST", "/1,02deadbeef", "x", "Content-Type", "form-data;;;="}, 400},
+		{"a broken query", put("/1,02deadbeef?a=%zz", "x"), 400},
+		{"a semicolon in the query", put("/1,02deadbeef?a;b", "x"), 400},
+		{"a negative ttl", put("/1,02deadbeef?ttl=-5m", "x"), 400},
+		{"a digest of other bytes", put("/1,02deadbeef", "x", "Content-MD5", "AAAAAAAAAAAAAAAAAAAAAA=="), 400},
+		{"gzip that unpacks to more than the limit", put("/1,02deadbeef", gzipped(strings.Repeat("x", 5000)), "Content-Encoding", "gzip"), 413},
+		{"create-only over other bytes", put("/1,01deadbeef?create=true", "other"), 409},
+		{"create-only over the same bytes", put("/1,01deadbeef?create=true", "content", "Content-Type", "text/plain"), 204},
+		{"another cookie", put("/1,01deadbeee", "x"), 500},
+		{"an unknown volume", put("/2,01deadbeef", "x"), 500},
+		{"volume 0", put("/0,01deadbeef", "x"), 400},
+		{"an id that is too long", put("/1,"+strings.Repeat("1", 5000), "x"), 400},
+		{"a name in the path that is too long", put("/1/01deadbeef/"+strings.Repeat("n", 256), "x"), 400},
+		{"a deep path", put("/1/2/3/4", "x"), 400},
+		{"a path that climbs", put("/1/../status", "x"), 400},
+		{"a word", []string{"GET", "/nothing", ""}, 400},
+		{"the root", []string{"GET", "/", ""}, 400},
+		{"a method nobody has", []string{"BREW", "/1,01deadbeef", ""}, 400},
+		{"an unknown volume to read", []string{"GET", "/2,01deadbeef", ""}, 404},
+		{"an unknown volume to delete", []string{"DELETE", "/2,01deadbeef", ""}, 404},
+		{"another cookie to read", []string{"GET", "/1,01deadbeee", ""}, 404},
+		{"another cookie to delete", []string{"DELETE", "/1,01deadbeee", ""}, 400},
+	} {
+		resp, body := s.do(c.request[0], c.request[1], c.request[2], c.request[3:]...)
+		if resp.StatusCode != c.status {
+			t.Errorf("%s: %d %s, want %d", c.name, resp.StatusCode, body, c.status)
+		}
+		wantJSON := c.status >= 400 && c.request[0] != "GET"
+		var e struct {
+			Error *string
+			Size  *int64
+		}
+		if wantJSON && (json.Unmarshal([]byte(body), &e) != nil || (e.Error == nil || *e.Error == "") && e.Size == nil) {
+			t.Errorf("%s: body %q tells no error", c.name, body)
+		}
+	}
+	if _, body := s.do("GET", "/1,01deadbeef", ""); body != "content" {
+		t.Errorf("the file is now %q", body)
+	}
+	for _, path := range []string{"/1,02deadbeef", "/1,01deadbeee"} {
+		if resp, _ := s.do("GET", path, ""); resp.StatusCode != 404 {
+			t.Errorf("%s is there: %d", path, resp.StatusCode)
+		}
+	}
+}
+
+func TestNamesTypesAndPairs(t *testing.T) {
+	t.Parallel()
+	s := newSingle(t, volumehttp.Options{})
+	for i, c := range []struct {
+		why         string
+		put         []string // headers
+		path        string
+		name, value string // of an answer header
+	}{
+		{"no name", nil, "", "Content-Disposition", ""},
+		{"a plain name", []string{"Content-Disposition", "inline; filename=a.png"}, "", "Content-Disposition", "inline; filename=a.png"},
+		{"its type", []string{"Content-Disposition", "inline; filename=a.PNG"}, "", "Content-Type", "image/png"},
+		{"a quoted name", []string{"Content-Disposition", `inline; filename="a \"b\".txt"`}, "", "Content-Disposition", `inline; filename="a \"b\".txt"`},
+		{"a coded name", []string{"Content-Disposition", "inline; filename*=utf-8''%e6%96%87.txt"}, "", "Content-Disposition", "inline; filename*=utf-8''%E6%96%87.txt"},
+		{"a path for a name", []string{"Content-Disposition", `inline; filename="../../etc/passwd"`}, "", "Content-Disposition", "inline; filename=passwd"},
+		{"dots for a name", []string{"Content-Disposition", `inline; filename="a/.."`}, "", "Content-Disposition", ""},
+		{"a name that would end the header", []string{"Content-Disposition", "inline; filename*=utf-8''a%0d%0aX-Evil:%201"}, "", "X-Evil", ""},
+		{"octet-stream with a name", []string{"Content-Disposition", "inline; filename=a.css", "Content-Type", "application/octet-stream"}, "", "Content-Type", "text/css; charset=utf-8"},
+		{"a pair", []string{"Seaweed-X-Owner", "me"}, "", "X-Owner", "me"},
+		{"a pair that caches say", []string{"Seaweed-Cache-Control", "no-store"}, "", "Cache-Control", "no-store"},
+		{"a pair that sets cookies", []string{"Seaweed-Set-Cookie", "a=b"}, "", "Set-Cookie", ""},
+		{"a pair that lies about the length", []string{"Seaweed-Content-Length", "1"}, "", "Content-Length", "3"},
+		{"a pair that opens the answer to scripts", []string{"Seaweed-Access-Control-Allow-Origin", "x"}, "", "Access-Control-Allow-Origin", ""},
+		{"dl", []string{"Content-Disposition", "inline; filename=a.png"}, "?dl=1", "Content-Disposition", "attachment; filename=a.png"},
+		{"a type asked for", nil, "?response-content-type=a/b", "Content-Type", "a/b"},
+		{"a header asked for that is two", nil, "?response-cache-control=a%0d%0aX-Evil:%201", "X-Evil", ""},
+	} {
+		fid := fmt.Sprintf("/1,%02xdeadbeef", i+1)
+		if resp, body := s.do("PUT", fid, "abc", c.put...); resp.StatusCode != 201 {
+			t.Errorf("%s: put: %d %s", c.why, resp.StatusCode, body)
+			continue
+		}
+		resp, body := s.do("GET", fid+c.path, "")
+		if got := resp.Header.Get(c.name); got != c.value || resp.StatusCode != 200 || body != "abc" {
+			t.Errorf("%s: %d, %s: %q, want %q", c.why, resp.StatusCode, c.name, got, c.value)
+		}
+	}
+}
+
+func TestConditionals(t *testing.T) {
+	t.Parallel()
+	s := newSingle(t, volumehttp.Options{})
+	const at, before, after = "Fri, 14 Jul 2017 02:40:00 GMT", "Fri, 14 Jul 2017 02:39:59 GMT", "Fri, 14 Jul 2017 02:40:01 GMT"
+	resp, _ := s.do("PUT", "/1,01deadbeef?ts=1500000000", "0123456789")
+	tag := resp.Header.Get("Etag")
+	for _, c := range []struct {
+		why     string
+		headers []string
+		status  int
+	}{
+		{"no condition", nil, 200},
+		{"our tag, weak, in a list", []string{"If-None-Match", `"a", W/"b", W/` + tag}, 304},
+		{"a star", []string{"If-None-Match", "*"}, 304},
+		{"a tag that contains ours", []string{"If-None-Match", `"x` + strings.Trim(tag, `"`) + `"`}, 200},
+		{"a tag without quotes", []string{"If-None-Match", strings.Trim(tag, `"`)}, 200},
+		{"half a tag", []string{"If-None-Match", `"`}, 200},
+		{"another tag and an old date", []string{"If-None-Match", `"a"`, "If-Modified-Since", after}, 200},
+		{"our tag to go on", []string{"If-Match", `"a", ` + tag}, 200},
+		{"our tag, but weak, to go on", []string{"If-Match", "W/" + tag}, 412},
+		{"any tag to go on", []string{"If-Match", "*"}, 200},
+		{"another tag to go on", []string{"If-Match", `"a"`, "If-Unmodified-Since", at}, 412},
+		{"unchanged since", []string{"If-Unmodified-Since", at}, 200},
+		{"changed since", []string{"If-Unmodified-Since", before}, 412},
+		{"a range of our tag", []string{"Range", "bytes=1-2", "If-Range", tag}, 206},
+		{"a range of our tag, but weak", []string{"Range", "bytes=1-2", "If-Range", "W/" + tag}, 200},
+		{"a range of our date", []string{"Range", "bytes=1-2", "If-Range", at}, 206},
+		{"a range of a later date", []string{"Range", "bytes=1-2", "If-Range", after}, 200},
+		{"a range of nonsense", []string{"Range", "bytes=1-2", "If-Range", "x"}, 200},
+		{"not modified before its range", []string{"Range", "bytes=99-", "If-None-Match", tag}, 304},
+	} {
+		if resp, _ := s.do("GET", "/1,01deadbeef", "", c.headers...); resp.StatusCode != c.status {
+			t.Errorf("%s: %d, want %d", c.why, resp.StatusCode, c.status)
+		}
+	}
+}
+
+// Content larger than what is unpacked into memory is unpacked twice.
+func TestLargePackedContent(t *testing.T) {
+	t.Parallel()
+	s := newSingle(t, volumehttp.Options{})
+	plain := strings.Repeat("0123456789abcdef", 200_000)
+	s.do("PUT", "/1,01deadbeef", plain, "Content-Type", "text/plain")
+	if _, body := s.do("GET", "/1,01deadbeef", ""); body != plain {
+		t.Errorf("got %d bytes, want %d", len(body), len(plain))
+	}
+	if resp, body := s.do("GET", "/1,01deadbeef", "", "Accept-Encoding", "br, *;q=0.1"); resp.Header.Get("Content-Encoding") != "gzip" || len(body) >= len(plain) {
+		t.Errorf("not sent packed: %d bytes", len(body))
+	}
+	resp, body := s.do("GET", "/1,01deadbeef", "", "Range", "bytes=3000000-3000015,3-4", "Accept-Encoding", "gzip")
+	if resp.StatusCode != 206 || !strings.Contains(body, "\r\n\r\n"+plain[3000000:3000016]+"\r\n") || !strings.Contains(body, "\r\n\r\n34\r\n") {
+		t.Errorf("ranges: %d %q", resp.StatusCode, body)
+	}
+}
+
+func TestUploadsWaitForRoom(t *testing.T) {
+	t.Parallel()
+	s := newSingle(t, volumehttp.Options{UploadLimit: 100, UploadWait: time.Millisecond, Stall: time.Minute})
+	conn, err := net.Dial("tcp", strings.TrimPrefix(s.base, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprintf(conn, "PUT /1,01deadbeef HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 90\r\n\r\n")
+	r := bufio.NewReader(conn)
+	if line, err := r.ReadString('\n'); err != nil || !strings.Contains(line, "100") {
+		t.Fatalf("%q, %v", line, err) // it is being read, so it has its room
+	}
+	resp, _ := s.do("PUT", "/1,02deadbeef", strings.Repeat("x", 20))
+	if resp.StatusCode != 429 || resp.Header.Get("Retry-After") == "" {
+		t.Errorf("second upload: %d, Retry-After %q", resp.StatusCode, resp.Header.Get("Retry-After"))
+	}
+	if resp, _ := s.do("PUT", "/1,03deadbeef", "small"); resp.StatusCode != 201 {
+		t.Errorf("small upload: %d", resp.StatusCode)
+	}
+	fmt.Fprint(conn, strings.Repeat("y", 90))
+	if _, err := r.ReadString('\n'); err != nil { // the rest of the interim answer
+		t.Fatal(err)
+	}
+	if line, err := r.ReadString('\n'); err != nil || !strings.Contains(line, "201") {
+		t.Fatalf("%q, %v", line, err)
+	}
+	if resp, _ := s.do("PUT", "/1,02deadbeef", strings.Repeat("x", 2000)); resp.StatusCode != 201 {
+		t.Errorf("an upload above the limit, alone: %d", resp.StatusCode)
+	}
+}
+
+func TestStalledUploadIsDropped(t *testing.T) {
+	t.Parallel()
+	s := newSingle(t, volumehttp.Options{Stall: 20 * time.Millisecond})
+	conn, err := net.Dial("tcp", strings.TrimPrefix(s.base, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprintf(conn, "PUT /1,01deadbeef HTTP/1.1\r\nHost: x\r\nContent-Length: 90\r\n\r\nhalf")
+	line, err := bufio.NewReader(conn).ReadString('\n')
+	if err != nil || !strings.Contains(line, "400") {
+		t.Errorf("%q, %v", line, err)
+	}
+}
+
+func TestReadModes(t *testing.T) {
+	t.Parallel()
+	held := &node{Blobs: volumetest.NewBlobs(2), held: 2}
+	heldAt := serve(t, held, volumehttp.Options{})
+	down := volume.Node{URL: "127.0.0.1:1", PublicURL: "127.0.0.1:1"}
+	open := func(mode volumehttp.ReadMode, nodes ...volume.Node) *single {
+		n := &elsewhere{node{Blobs: volumetest.NewBlobs(1)}, nodes}
+		srv := httptest.NewServer(volumehttp.New(volumehttp.Options{Blobs: n, ReadMode: mode, Log: discard()}).Handler())
+		t.Cleanup(srv.Close)
+		return &single{t, nil, srv.URL, client(t)}
+	}
+	s := &single{t, held, "http://" + heldAt, client(t)}
+	s.do("PUT", "/2/01deadbeef/a%20b.txt", "over there")
+	const path = "/2/01deadbeef/c%20d.txt?dl=1"
+	for _, c := range []struct {
+		why    string
+		from   *single
+		path   string
+		status int
+	}{
+		{"fetched", open("", held.addr), path, 200},
+		{"fetched, though another holder is down", open(volumehttp.ReadProxy, down, held.addr, down), path, 200},
+		{"nobody answers", open(volumehttp.ReadProxy, down, down), path, 503},
+		{"nobody holds it", open(volumehttp.ReadProxy), path, 404},
+		{"passed on before", open(volumehttp.ReadProxy, held.addr), path + "&proxied=true", 404},
+		{"local only", open(volumehttp.ReadLocal, held.addr), path, 404},
+		{"redirected", open(volumehttp.ReadRedirect, held.addr), path, 307},
+	} {
+		resp, body := c.from.do("GET", c.path, "")
+		if resp.StatusCode != c.status {
+			t.Errorf("%s: %d, want %d", c.why, resp.StatusCode, c.status)
+		}
+		if c.status == 200 && (body != "over there" || resp.Header.Get("Content-Disposition") != `attachment; filename="c d.txt"` ||
+			len(resp.Header["X-Amz-Request-Id"]) != 1) {
+			t.Errorf("%s: %q %v", c.why, body, resp.Header)
+		}
+		if want := "http://" + heldAt + path + "&proxied=true"; c.status == 307 && resp.Header.Get("Location") != want {
+			t.Errorf("%s: to %s, want %s", c.why, resp.Header.Get("Location"), want)
+		}
+	}
+}
+
+// elsewhere is a node whose volumes all are elsewhere.
+type elsewhere struct {
+	node
+	nodes []volume.Node
+}
+
+func (e *elsewhere) Get(_ context.Context, id volume.FileID, _ bool) (*needle.Needle, error) {
+	return nil, &volume.ElsewhereError{Volume: id.Volume, Nodes: e.nodes}
+}
+
+func TestReadiness(t *testing.T) {
+	t.Parallel()
+	s := newSingle(t, volumehttp.Options{})
+	s.node.notYet = []string{"no master has been reached"}
+	resp, body := s.do("GET", "/readyz", "")
+	if want := `{"ready":false,"reasons":["no master has been reached"]}`; resp.StatusCode != 503 || body != want {
+		t.Errorf("%d %s, want 503 %s", resp.StatusCode, body, want)
+	}
+	if resp, _ := s.do("GET", "/healthz", ""); resp.StatusCode != 200 {
+		t.Errorf("healthz: %d", resp.StatusCode)
+	}
+	if _, body := s.do("GET", "/status?pretty=y", ""); !strings.HasPrefix(body, "{\n  \"DiskStatuses\": [") || strings.HasSuffix(body, "\n") {
+		t.Errorf("pretty status: %s", body)
+	}
+}
+
+// failing is a node whose volume role fails in ways nobody expects.
+type failing struct {
+	node
+	err error
+}
+
+func (f *failing) Get(context.Context, volume.FileID, bool) (*needle.Needle, error) {
+	if f.err == nil {
+		panic("a mistake")
+	}
+	return nil, f.err
+}
+
+func (f *failing) Put(context.Context, volume.FileID, *needle.Needle, bool) (volume.PutResult, error) {
+	return volume.PutResult{}, f.err
+}
+
+func TestFailuresInside(t *testing.T) {
+	t.Parallel()
+	f := &failing{node: node{Blobs: volumetest.NewBlobs(1)}}
+	handler := volumehttp.New(volumehttp.Options{Blobs: f, Log: discard()}).Handler()
+	for _, c := range []struct {
+		err    error
+		method string
+		status int
+		body   string
+	}{
+		{nil, "GET", 500, `{"error":"internal error"}`},
+		{errors.New("secret"), "GET", 500, ""},
+		{errors.New("secret"), "PUT", 500, `{"error":"internal error"}`},
+		{fmt.Errorf("%w: bad sum", volume.ErrCorrupt), "GET", 500, ""},
+		{fmt.Errorf("%w: no primary", volume.ErrUnavailable), "PUT", 503, `{"error":"temporarily unavailable: no primary"}`},
+		{fmt.Errorf("%w: no primary", volume.ErrUnavailable), "GET", 503, ""},
+		{fmt.Errorf("%w: disk", volume.ErrNoSpace), "PUT", 500, `{"error":"no space left: disk"}`},
+		{context.DeadlineExceeded, "PUT", 503, `{"error":"context deadline exceeded"}`},
+	} {
+		f.err = c.err
+		w := httptest.NewRecorder()
+		handler.ServeHTTP(w, httptest.NewRequest(c.method, "/1,01deadbeef", strings.NewReader("x")))
+		if w.Code != c.status || w.Body.String() != c.body || (c.status == 503) != (w.Header().Get("Retry-After") != "") {
+			t.Errorf("%s, %v: %d %s %v", c.method, c.err, w.Code, w.Body, w.Header())
+		}
+	}
+}
+
+func TestMetrics(t *testing.T) {
+	t.Parallel()
+	api := volumehttp.New(volumehttp.Options{Blobs: &node{Blobs: volumetest.NewBlobs(1)}, Log: discard()})
+	w := httptest.NewRecorder()
+	api.Handler().ServeHTTP(w, httptest.NewRequest("GET", "/1,01deadbeef", bytes.NewReader(nil)))
+	got := gather(t, api)
+	for _, want := range []string{
+		`weedd_http_requests_total{api="volume",code="404",method="GET"} 1`,
+		`weedd_http_requests_running{api="volume"} 0`,
+		`weedd_http_request_seconds{api="volume",method="GET"} 1`,
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("no %s in\n%s", want, got)
+		}
+	}
+}
