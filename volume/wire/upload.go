@@ -52,13 +52,14 @@ func (u *Upload) Stored(sum uint32) Stored {
 
 // ETag gives the entity tag for the checksum of stored bytes, without quotes.
 func ETag(sum uint32) string {
-	return string(appendLowerHex(make([]byte, 0, 8), sum))
+	return string(AppendETag(make([]byte, 0, 8), sum))
 }
 
-func appendLowerHex(b []byte, n uint32) []byte {
+// AppendETag appends what ETag gives.
+func AppendETag(b []byte, sum uint32) []byte {
 	const digits = "0123456789abcdef"
 	for shift := 28; shift >= 0; shift -= 4 {
-		b = append(b, digits[n>>shift&15])
+		b = append(b, digits[sum>>shift&15])
 	}
 	return b
 }
