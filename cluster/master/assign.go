@@ -103,6 +103,9 @@ func (m *Master) assign(ctx context.Context, req Request, tried map[volume.ID]bo
 	if req.Count > maxCount {
 		return Assignment{}, fmt.Errorf("%w: count %d; at most %d ids at once", volume.ErrBadRequest, req.Count, maxCount)
 	}
+	if err := m.resolve(&req.Node); err != nil {
+		return Assignment{}, err
+	}
 	e, node, err := m.choose(ctx, req, tried)
 	if err != nil {
 		return Assignment{}, err
@@ -113,6 +116,21 @@ func (m *Master) assign(ctx context.Context, req Request, tried map[volume.ID]bo
 	}
 	id := volume.FileID{Volume: e.Volume, Key: key, Cookie: newCookie()}
 	return Assignment{ID: id, Count: req.Count, Node: node}, nil
+}
+
+// resolve turns the address of a volume server, which is how clients name it,
+// into its id.
+func (m *Master) resolve(node *volume.NodeID) error {
+	if *node == "" {
+		return nil
+	}
+	for _, n := range m.choices().nodes {
+		if n.ID == *node || n.VolumeHTTP == string(*node) {
+			*node = n.ID
+			return nil
+		}
+	}
+	return fmt.Errorf("%w: no volume server %s is in sight", volume.ErrUnsatisfiable, *node)
 }
 
 // choose finds a volume to write to, waiting for one while ctx lets it.

@@ -162,6 +162,9 @@ func (m *Master) Entry(id volume.ID) (volume.Entry, bool) {
 
 // Grow makes volumes and returns them once they are open.
 func (m *Master) Grow(ctx context.Context, req placement.GrowRequest) ([]*volume.Entry, error) {
+	if err := m.resolve(&req.Node); err != nil {
+		return nil, err
+	}
 	return m.opt.Leader.Grow(ctx, req)
 }
 

@@ -1,0 +1,283 @@
+// Package masterhttp is the public HTTP API of the master role: the routes that
+// clients of SeaweedFS know, and /cluster/view for our own tools.
+//
+// It parses, calls the master, and renders. Every master answers every route;
+// what only the leader can do is passed on below this package. What it does
+// differently from the reference on purpose is listed in cluster/DESIGN.md.
+package masterhttp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"runtime/debug"
+	"time"
+
+	"github.com/julienschmidt/httprouter"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/semaphore"
+
+	"weedd/cluster"
+	"weedd/cluster/master"
+	"weedd/cluster/placement"
+	"weedd/volume"
+	"weedd/volume/needle"
+	"weedd/volume/wire"
+)
+
+// Master is the master role as this API needs it. *master.Master is one. Safe
+// for concurrent use.
+type Master interface {
+	Assign(ctx context.Context, req master.Request) (master.Assignment, error)
+	Submit(ctx context.Context, req master.Request, n *needle.Needle) (master.Assignment, volume.PutResult, error)
+	Lookup(id volume.ID, collection string) ([]volume.Node, error)
+	Grow(ctx context.Context, req placement.GrowRequest) ([]*volume.Entry, error)
+	DeleteCollection(ctx context.Context, name string) (int, error)
+	View(ctx context.Context) (cluster.View, error)
+}
+
+// Group is what this master knows of the masters by itself. Safe for concurrent
+// use.
+type Group interface {
+	// Status says who leads, as host:port of public HTTP ports; leader is ""
+	// while nobody does.
+	Status() (leader string, self bool, peers []string, maxVolume volume.ID)
+	// Stats is raft's own picture.
+	Stats() map[string]string
+}
+
+// Options is what New needs. Zero values mean what the comments say.
+type Options struct {
+	Master  Master
+	Group   Group
+	Ready   func() (reasons []string) // why this node should get no requests; empty when it should
+	Log     *slog.Logger
+	Version string
+	Metrics http.Handler // serves /metrics; nil for none
+
+	DefaultReplication volume.Placement
+	VolumeLimit        int64         // bytes of a full volume, for what /collection/info tells; 0 is 30 GiB
+	FileLimit          int64         // bytes of one file; 0 is 256 MiB
+	HeldBytes          int64         // bytes of all bodies of /submit in memory at once; 0 is 256 MiB
+	HeldRequests       int           // requests that may wait at once; 0 is 1024
+	Stall              time.Duration // a client that sends no byte for so long is dropped; 0 is 1 min
+	// AdminFrom lists the addresses that may call what destroys data, besides
+	// loopback.
+	AdminFrom []netip.Prefix
+}
+
+// API answers requests. Safe for concurrent use.
+type API struct {
+	opts    Options
+	version string // as the answers say it
+	ids     wire.RequestIDs
+	metrics *wire.Metrics
+	bytes   *semaphore.Weighted
+	held    chan struct{}
+	words   *httprouter.Router
+	files   *httprouter.Router
+}
+
+// New makes an API. It starts nothing.
+func New(o Options) *API {
+	if o.FileLimit == 0 {
+		o.FileLimit = 256 << 20
+	}
+	if o.HeldBytes == 0 {
+		o.HeldBytes = 256 << 20
+	}
+	if o.HeldRequests == 0 {
+		o.HeldRequests = 1024
+	}
+	if o.Stall == 0 {
+		o.Stall = time.Minute
+	}
+	if o.VolumeLimit == 0 {
+		o.VolumeLimit = 30 << 30
+	}
+	a := &API{
+		opts: o, version: "weedd " + o.Version, metrics: wire.NewMetrics("master"),
+		bytes: semaphore.NewWeighted(max(o.HeldBytes, o.FileLimit)), held: make(chan struct{}, o.HeldRequests),
+	}
+	a.route()
+	return a
+}
+
+// Handler is the whole API.
+func (a *API) Handler() http.Handler { return http.HandlerFunc(a.serve) }
+
+// Collectors is what the process registers with Prometheus.
+func (a *API) Collectors() []prometheus.Collector { return a.metrics.Collectors() }
+
+type handler func(w *answer, r *http.Request) error
+
+// answer is the writer of one answer, which remembers its status.
+type answer struct {
+	http.ResponseWriter
+	status int
+}
+
+// WriteHeader implements http.ResponseWriter.
+func (w *answer) WriteHeader(status int) {
+	if w.status == 0 {
+		w.status = status
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// Unwrap is for http.ResponseController.
+func (w *answer) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// route builds the two routers. httprouter takes no fixed word beside a
+// parameter, so paths of files, which begin with a digit, have one of their own.
+func (a *API) route() {
+	a.words, a.files = a.newRouter(), a.newRouter()
+	any := []string{"GET", "HEAD", "POST", "PUT"}
+	read := []string{"GET", "HEAD"}
+	a.handle("/dir/assign", a.assign, any)
+	a.handle("/dir/lookup", a.lookup, any)
+	a.handle("/dir/status", a.dirStatus, read)
+	a.handle("/vol/grow", a.grow, []string{"GET", "POST", "PUT"})
+	a.handle("/vol/status", a.volStatus, read)
+	a.handle("/col/delete", a.deleteCollection, []string{"GET", "POST", "PUT", "DELETE"})
+	a.handle("/collection/info", a.collectionInfo, read)
+	a.handle("/submit", a.submit, []string{"GET", "HEAD", "POST", "PUT", "DELETE"})
+	a.handle("/cluster/status", a.clusterStatus, read)
+	a.handle("/cluster/healthz", a.hasLeader, read)
+	a.handle("/cluster/view", a.view, read)
+	a.handle("/raft/stats", a.raftStats, read)
+	a.handle("/healthz", a.healthz, read)
+	a.handle("/readyz", a.readyz, read)
+	if a.opts.Metrics != nil {
+		a.words.Handler("GET", "/metrics", a.opts.Metrics)
+		a.words.Handler("HEAD", "/metrics", a.opts.Metrics)
+	}
+	for _, m := range []string{"GET", "HEAD", "POST", "PUT", "DELETE"} {
+		a.files.Handle(m, "/:fid", a.frame(a.redirect))
+	}
+}
+
+func (a *API) handle(path string, h handler, methods []string) {
+	for _, m := range methods {
+		a.words.Handle(m, path, a.frame(h))
+	}
+	a.words.Handle(http.MethodOptions, path, a.frame(func(w *answer, _ *http.Request) error {
+		w.WriteHeader(http.StatusNoContent)
+		return nil
+	}))
+}
+
+func (a *API) newRouter() *httprouter.Router {
+	unknown := a.frame(a.unknown)
+	return &httprouter.Router{
+		HandleMethodNotAllowed: true,
+		NotFound:               http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { unknown(w, r, nil) }),
+		MethodNotAllowed:       http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { wire.Empty(w, http.StatusMethodNotAllowed) }),
+	}
+}
+
+// serve is the dispatcher.
+func (a *API) serve(w http.ResponseWriter, r *http.Request) {
+	if p := r.URL.Path; len(p) > 1 && p[0] == '/' && p[1] >= '0' && p[1] <= '9' {
+		a.files.ServeHTTP(w, r)
+		return
+	}
+	a.words.ServeHTTP(w, r)
+}
+
+// frame runs a handler with what all requests have in common round it.
+func (a *API) frame(h handler) httprouter.Handle {
+	return func(rw http.ResponseWriter, r *http.Request, _ httprouter.Params) {
+		w, began := &answer{ResponseWriter: rw}, time.Now()
+		a.metrics.Begin()
+		defer func() {
+			v := recover()
+			if v != nil && w.status == 0 {
+				a.opts.Log.Error("handler panicked", "path", r.URL.Path, "err", v, "stack", string(debug.Stack()))
+				wire.ErrorStatus(w, r, http.StatusInternalServerError, "internal error")
+			}
+			a.metrics.End(r.Method, w.status, time.Since(began))
+			if v != nil && w.status != http.StatusInternalServerError {
+				panic(http.ErrAbortHandler) // bytes were sent: end the connection
+			}
+		}()
+		w.Header()[wire.HeaderRequestID] = []string{string(a.ids.Append(nil, began))}
+		if err := h(w, r); err != nil {
+			wire.Error(w, r, a.opts.Log, err)
+		}
+		if w.status == 0 {
+			w.status = http.StatusOK
+		}
+	}
+}
+
+// unknown answers paths that have no route: one segment is taken for a file id.
+func (a *API) unknown(w *answer, r *http.Request) error {
+	for i, c := range r.URL.Path {
+		if i > 0 && c == '/' {
+			http.Error(w, "404 page not found", http.StatusNotFound)
+			return nil
+		}
+	}
+	if r.URL.Path == "/" {
+		http.Redirect(w, r, "/cluster/status?pretty=y", http.StatusFound)
+		return nil
+	}
+	return a.redirect(w, r)
+}
+
+// maxForm is how much of a form body is read for its parameters.
+const maxForm = 64 << 10
+
+// params gives the parameters of a request: of its query and of a body in form
+// encoding.
+func params(w http.ResponseWriter, r *http.Request) (url.Values, error) {
+	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
+	if err := r.ParseForm(); err != nil {
+		return nil, fmt.Errorf("%w: parameters: %w", volume.ErrBadRequest, err)
+	}
+	return r.Form, nil
+}
+
+// hold keeps a request, unless too many wait already.
+func (a *API) hold() (release func(), err error) {
+	select {
+	case a.held <- struct{}{}:
+		return func() { <-a.held }, nil
+	default:
+		return nil, fmt.Errorf("%w: %d requests wait already", volume.ErrUnavailable, cap(a.held))
+	}
+}
+
+// mayDestroy refuses callers that may not destroy data.
+func (a *API) mayDestroy(r *http.Request) error {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err == nil {
+		addr, perr := netip.ParseAddr(host)
+		addr = addr.Unmap()
+		if perr == nil && addr.IsLoopback() {
+			return nil
+		}
+		for _, p := range a.opts.AdminFrom {
+			if perr == nil && p.Contains(addr) {
+				return nil
+			}
+		}
+	}
+	return fmt.Errorf("%w: %s may not call %s; it destroys data and is open to loopback only", volume.ErrUnauthorized, host, r.URL.Path)
+}
+
+// isAny reports whether err is one of targets.
+func isAny(err error, targets ...error) bool {
+	for _, t := range targets {
+		if errors.Is(err, t) {
+			return true
+		}
+	}
+	return false
+}

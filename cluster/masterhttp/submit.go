@@ -1,0 +1,89 @@
+package masterhttp
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"time"
+
+	"weedd/volume"
+	"weedd/volume/wire"
+)
+
+// submitted is the answer of /submit, with its members always there.
+type submitted struct {
+	ETag     string `json:"eTag"`
+	FileID   string `json:"fid"`
+	FileName string `json:"fileName"`
+	FileURL  string `json:"fileUrl"`
+	Size     int64  `json:"size"`
+}
+
+// submitName is what a raw body without a name is called.
+const submitName = "submit"
+
+func (a *API) submit(w *answer, r *http.Request) error {
+	if r.Method != http.MethodPost {
+		wire.ErrorStatus(w, r, http.StatusMethodNotAllowed, "Only submit via POST!")
+		return nil
+	}
+	q, err := wire.Query(r)
+	if err != nil {
+		return err
+	}
+	req, err := a.request(q)
+	if err != nil {
+		return err
+	}
+	if err := wire.CheckLength(r, a.opts.FileLimit); err != nil {
+		return err
+	}
+	release, err := a.room(r)
+	if err != nil {
+		return err
+	}
+	defer release()
+	wire.GuardBody(w, r, a.opts.Stall)
+	up, err := wire.ParseUpload(r, wire.UploadOptions{Limit: a.opts.FileLimit, Name: submitName})
+	if err != nil {
+		return err
+	}
+	if up.Needle.TTL.IsZero() && !req.Spec.TTL.IsZero() {
+		up.Needle.TTL = req.Spec.TTL
+	}
+	as, res, err := a.opts.Master.Submit(r.Context(), req, &up.Needle)
+	if err != nil {
+		return err
+	}
+	wire.JSON(w, r, http.StatusCreated, submitted{
+		ETag: wire.ETag(res.Checksum), FileID: as.ID.String(), FileName: string(up.Needle.Name),
+		FileURL: as.Node.PublicURL + "/" + as.ID.String(), Size: up.Size,
+	})
+	return nil
+}
+
+// roomWait is how long an upload waits for room in memory before it is told 429.
+const roomWait = 10 * time.Second
+
+// room reserves memory for the body of r; one of unknown length counts as the
+// longest.
+func (a *API) room(r *http.Request) (release func(), err error) {
+	done, err := a.hold()
+	if err != nil {
+		return nil, err
+	}
+	n := r.ContentLength
+	if n < 0 {
+		n = a.opts.FileLimit
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), roomWait)
+	defer cancel()
+	if err := a.bytes.Acquire(ctx, n); err != nil {
+		done()
+		return nil, fmt.Errorf("%w: no room for %d more bytes", volume.ErrBusy, n)
+	}
+	return func() {
+		a.bytes.Release(n)
+		done()
+	}, nil
+}
