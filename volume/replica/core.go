@@ -38,7 +38,8 @@ type Core struct {
 	end       int64
 	durable   int64
 	committed int64
-	failed    error
+	failed    error // for good
+	diverged  error // in the epoch known; cleared by the next
 
 	entering volume.EpochStart // EnterEpoch was given out, Entered has not come yet
 	plan     *plan             // OnHello gave out an Adopt, Adopted has not come yet
@@ -167,7 +168,7 @@ func (c *Core) Learn(e volume.Entry) {
 	led, old := c.Leading(), c.entry
 	c.entry = e
 	if e.Epoch > old.Epoch {
-		c.asked, c.yield = nil, false
+		c.asked, c.yield, c.diverged = nil, false, nil
 		if led && !c.primary() {
 			c.emit(Depose{})
 		}
@@ -202,7 +203,6 @@ func (c *Core) newPeers(old volume.Entry) {
 // settle begins what the state calls for: entering an epoch, and questions to
 // the leader. Every call that changes something ends with it.
 func (c *Core) settle() {
-	c.lostCopy()
 	if c.primary() && c.failed == nil && !c.busy() && c.entry.Epoch > newest(c.epochs) {
 		c.entering = volume.EpochStart{Epoch: c.entry.Epoch, Start: c.end, Generation: c.entry.Generation}
 		c.emit(EnterEpoch(c.entering))
@@ -305,16 +305,21 @@ func (c *Core) Writable() error {
 		return &volume.NotPrimaryError{Volume: c.id, Primary: c.entry.Primary}
 	case !c.Leading():
 		return fmt.Errorf("%w: volume %d: this copy does not lead yet in epoch %d", volume.ErrUnavailable, c.id, c.entry.Epoch)
+	case c.entry.State == volume.StateReadOnly || c.entry.State == volume.StateExpired:
+		return fmt.Errorf("%w: volume %d: state %s", volume.ErrReadOnly, c.id, c.entry.State)
 	case c.entry.State == volume.StateNew:
 		// Files may still be made anew for a new volume (rule R6), so nothing
 		// may have been acknowledged in it.
 		return fmt.Errorf("%w: volume %d is new, and not all of its copies are there yet", volume.ErrUnavailable, c.id)
-	case len(c.entry.InSync) < c.entry.Spec.Placement.MinCopies():
+	case !c.enough():
 		return fmt.Errorf("%w: volume %d has %d copies in sync and needs %d", volume.ErrUnavailable, c.id,
 			len(c.entry.InSync), c.entry.Spec.Placement.MinCopies())
 	}
 	return nil
 }
+
+// enough reports whether as many copies are in sync as an answer needs.
+func (c *Core) enough() bool { return len(c.entry.InSync) >= c.entry.Spec.Placement.MinCopies() }
 
 // Following gives the stream that this copy acknowledges.
 func (c *Core) Following() (stream uint64, ok bool) { return c.follow.id, c.follow.id != 0 }
@@ -339,8 +344,15 @@ func (c *Core) Generation() uint32 {
 	return c.epochs[len(c.epochs)-1].Generation
 }
 
-// Failure is why the log failed, nil if it did not.
-func (c *Core) Failure() error { return c.failed }
+// Failure is why this copy can be of no more use, nil if it can: its log failed,
+// or it holds bytes that the primary's log does not have and that it must not
+// cut. The node needs a new copy then.
+func (c *Core) Failure() error {
+	if c.failed != nil {
+		return c.failed
+	}
+	return c.diverged
+}
 
 // Asking reports whether a question to the leader has no outcome yet.
 func (c *Core) Asking() bool { return len(c.asked) > 0 }
@@ -370,7 +382,7 @@ type PeerStatus struct {
 // Status gives a picture of this moment.
 func (c *Core) Status() Status {
 	s := Status{Entry: c.entry, Epoch: c.Epoch(), Leading: c.Leading(), Following: c.follow.id != 0,
-		End: c.end, Durable: c.durable, Committed: c.committed, Failure: c.failed}
+		End: c.end, Durable: c.durable, Committed: c.committed, Failure: c.Failure()}
 	if s.Leading {
 		for _, h := range slices.SortedFunc(maps.Keys(c.peers), compareHolders) {
 			p := c.peers[h]

@@ -2,6 +2,7 @@ package replica
 
 import (
 	"fmt"
+	"slices"
 
 	"weedd/volume"
 )
@@ -21,7 +22,7 @@ func (c *Core) OnHello(m Message) (Adopt, *Message) {
 		return refuse(CodeStale, "version %d in epoch %d has passed", m.Entry.Version, m.Entry.Epoch)
 	case !ok || h != c.self:
 		return refuse(CodeWrongCopy, "the entry does not list copy %s on node %s", c.self.Copy, c.self.Node)
-	case m.From.Node != m.Entry.Primary || m.From == c.self || newest(m.Epochs) != m.Entry.Epoch || !plausible(m.Epochs):
+	case m.From.Node != m.Entry.Primary || !slices.Contains(m.Entry.InSync, m.From) || m.From == c.self || newest(m.Epochs) != m.Entry.Epoch || !plausible(m.Epochs):
 		return refuse(CodeStale, "epoch %d is not led by copy %s on node %s", m.Entry.Epoch, m.From.Copy, m.From.Node)
 	case c.failed != nil:
 		return refuse(CodeFailed, "%v", c.failed)
@@ -36,10 +37,14 @@ type refusal func(code Code, format string, args ...any) (Adopt, *Message)
 
 // attach finds the common end of both copies and plans the way there (rule R11).
 func (c *Core) attach(m Message, inSync bool, refuse refusal) (Adopt, *Message) {
+	diverged := func(why string) (Adopt, *Message) {
+		c.diverged = fmt.Errorf("volume %d: copy %s cannot follow node %s in epoch %d: %s", c.id, c.self.Copy, m.From.Node, m.Entry.Epoch, why)
+		return refuse(CodeDiverged, "%v", c.diverged)
+	}
 	epoch, at, ok := common(c.epochs, c.end, m.Epochs, m.End)
 	switch {
 	case !ok && c.end > Origin:
-		return refuse(CodeDiverged, "no epoch in common")
+		return diverged("no epoch in common")
 	case !ok:
 		at = Origin
 	case epoch == m.Entry.Epoch && c.end > m.End:
@@ -48,7 +53,7 @@ func (c *Core) attach(m Message, inSync bool, refuse refusal) (Adopt, *Message) 
 		return refuse(CodeAhead, "it has %d bytes of epoch %d, the Hello speaks of %d", c.end, epoch, m.End)
 	}
 	if at < c.committed {
-		return refuse(CodeDiverged, "the common end is %d and %d bytes are committed", at, c.committed)
+		return diverged(fmt.Sprintf("the common end is %d and %d bytes are committed", at, c.committed))
 	}
 	if inSync && at < m.Committed {
 		return refuse(CodeBehind, "the common end is %d and %d bytes are committed", at, m.Committed)
@@ -130,14 +135,4 @@ func (c *Core) Unfollowed(streamID uint64) {
 		c.plan = nil
 	}
 	c.settle()
-}
-
-// lostCopy ends a copy that the catalog counts as in sync in a volume past its
-// beginnings, and that has never been in any epoch: its files are gone and were
-// made anew (rule R6).
-func (c *Core) lostCopy() {
-	if c.failed != nil || len(c.epochs) > 0 || c.busy() || !c.primary() || c.entry.State == volume.StateNew {
-		return
-	}
-	c.Fail(fmt.Errorf("volume %d: copy %s is in no epoch, though the volume is in use: its files were lost", c.id, c.self.Copy))
 }

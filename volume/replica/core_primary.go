@@ -54,12 +54,16 @@ func (c *Core) current(h volume.Holder, stream uint64) *peerState {
 // damaged, and the peer does not count.
 func (c *Core) Welcomed(from volume.Holder, m Message, sameChecksum bool) {
 	p := c.current(from, m.Stream)
-	if p == nil {
+	if p == nil || p.attached {
 		return
 	}
-	if !sameChecksum || m.End > c.end {
+	counts := p.adding || slices.Contains(c.entry.InSync, from)
+	switch {
+	case !sameChecksum || m.End > c.end:
 		p.refused = CodeDiverged
-	} else {
+	case counts && m.End < p.durable:
+		p.refused = CodeBehind // it has lost what it acknowledged in this epoch
+	default:
 		*p = peerState{stream: p.stream, attached: true, durable: m.End, acked: p.acked, adding: p.adding}
 	}
 	c.settle()
@@ -155,7 +159,9 @@ func (c *Core) count() {
 	for _, h := range c.counted() {
 		n = min(n, c.peer(h).durable)
 	}
-	c.commit(n)
+	if c.enough() {
+		c.commit(n)
+	}
 	for _, h := range c.entry.Joining {
 		p := c.peers[h]
 		if p != nil && p.attached && p.refused == "" && !p.adding && p.durable >= c.committed {
