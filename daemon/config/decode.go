@@ -15,6 +15,8 @@ import (
 
 var roleNames = []string{"master", "volume"}
 
+var errDisks = fmt.Errorf("each disk is a table; write [[%s]] and below it path = %q", disksKey, "/srv/weedd")
+
 // decode turns a value of the file (string, int64, float64, bool, []any, or
 // badValue) into the type of the key. It knows nothing of other keys.
 func (k key) decode(v any) (any, error) {
@@ -37,7 +39,9 @@ func (k key) decode(v any) (any, error) {
 			return parseListen(s)
 		}
 		return nil, fmt.Errorf(`%s is no port; write a port such as 9333, or "address:port"`, show(v))
-	case *[]string, *cluster.Role, *[]Disk:
+	case *[]Disk:
+		return nil, errDisks
+	case *[]string, *cluster.Role:
 		return nil, fmt.Errorf("%s is no list; lists have brackets, as in %s", show(v), k.example())
 	}
 	s, ok := v.(string)
@@ -52,8 +56,12 @@ func (k key) decodeInt(v any) (any, error) {
 	if !ok {
 		return nil, fmt.Errorf("%s is no whole number; write one without quotes, as in %s", show(v), k.example())
 	}
-	if k.short() == "port" && n == 0 {
+	switch {
+	case k.max != maxPort:
+	case n == 0:
 		return nil, errPortZero
+	case n < 0 || n > maxPort:
+		return nil, fmt.Errorf("%d is no port; ports are numbers from 1 to 65535", n)
 	}
 	if int64(int32(n)) != n {
 		return nil, fmt.Errorf("%d is out of range", n)
@@ -105,7 +113,7 @@ func (k key) decodeList(list []any) (any, error) {
 	switch k.field(new(Config)).(type) {
 	case *[]string, *cluster.Role:
 	case *[]Disk:
-		return nil, fmt.Errorf("disks are tables; write [[%s]] and below it path = %q", disksKey, "/srv/weedd")
+		return nil, errDisks
 	default:
 		return nil, fmt.Errorf("is a list; write one value without brackets, as in %s", k.example())
 	}
@@ -123,6 +131,9 @@ func (k key) decodeList(list []any) (any, error) {
 func (k key) decodeWords(words []string) (any, error) {
 	if _, ok := k.field(new(Config)).(*cluster.Role); ok {
 		return parseRoles(words)
+	}
+	if len(words) == 0 {
+		return []string(nil), nil // so that an empty list equals the default
 	}
 	return words, nil
 }
@@ -159,7 +170,7 @@ func (k key) decodeText(s string) (any, error) {
 }
 
 func splitList(s string) []string {
-	words := []string{}
+	var words []string
 	for word := range strings.SplitSeq(s, ",") {
 		if word = strings.TrimSpace(word); word != "" {
 			words = append(words, word)
@@ -226,9 +237,10 @@ func splitJoin(s string) (host string, port int, err error) {
 	if ip, err := netip.ParseAddr(strings.Trim(s, "[]")); err == nil {
 		return ip.String(), 0, nil
 	}
-	host, text, hasPort := s, "", strings.Contains(s, ":")
-	if hasPort {
-		if host, text, err = net.SplitHostPort(s); err != nil {
+	host = s
+	if strings.Contains(s, ":") {
+		var text string
+		if host, text, err = net.SplitHostPort(s); err != nil || strings.Contains(s, "/") {
 			return "", 0, fmt.Errorf("%q is no address; write host or host:port", clip(s))
 		}
 		n, err := strconv.ParseUint(text, 10, 16)

@@ -28,15 +28,16 @@ var sections = []struct {
 	name string
 	role cluster.Role // without it the section is refused, with it the section is required
 	doc  string
+	live bool // doc says that all its keys are
 }{
-	{"", 0, ""},
-	{"log", 0, "What is logged, to standard error."},
-	{"internal", 0, "Raft and the calls of the nodes among themselves, on address, always TLS."},
-	{"gossip", 0, "How the nodes find one another: TCP and UDP, on address."},
-	{"pki", 0, "A certificate authority of your own, for the internal port. All three files or none;\nwithout them every node derives its certificate from cluster_key."},
-	{"master", cluster.RoleMaster, "The master role: agrees on which volumes exist, gives out file ids, takes uploads at /submit."},
-	{"volume", cluster.RoleVolume, "The volume role: keeps files in volumes and serves them."},
-	{"limits", 0, "What one daemon takes on at a time. All of it changes with SIGHUP."},
+	{"", 0, "", false},
+	{"log", 0, "What is logged, to standard error. All of it is (live).", true},
+	{"internal", 0, "Raft and the calls of the nodes among themselves, on address, always TLS.", false},
+	{"gossip", 0, "How the nodes find one another: TCP and UDP, on address.", false},
+	{"pki", 0, "A certificate authority of your own, for the internal port. All three files or none;\nwithout them every node derives its certificate from cluster_key. Gossip is encrypted with\ncluster_key either way.", false},
+	{"master", cluster.RoleMaster, "The master role: agrees on which volumes exist, gives out file ids, takes uploads at /submit.", false},
+	{"volume", cluster.RoleVolume, "The volume role: keeps files in volumes and serves them.", false},
+	{"limits", 0, "What one daemon takes on at a time. All of it is (live).", true},
 }
 
 const (

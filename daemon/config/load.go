@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	"github.com/spf13/viper"
+
+	"weedd/cluster"
 )
 
 const envPrefix = "WEEDD_"
@@ -189,6 +191,9 @@ func (in *input) complete(cfg *Config) {
 	if len(cfg.Volume.Disks) == 0 {
 		cfg.Volume.Disks = []Disk{cfg.DefaultDisk()}
 	}
+	if in.bad["roles"] { // check the sections that are there, whichever role was meant
+		cfg.Roles = in.rolesBySection()
+	}
 	c := check{Config: *cfg, local: local, where: in.where}
 	c.all()
 	for _, complaint := range c.complaints {
@@ -258,6 +263,15 @@ func (in *input) checkSections(cfg Config) {
 			in.complaints = append(in.complaints, c)
 		}
 	}
+}
+
+func (in *input) rolesBySection() (roles cluster.Role) {
+	for _, sec := range sections {
+		if _, given := in.sectionGiven(sec.name); given {
+			roles |= sec.role
+		}
+	}
+	return roles
 }
 
 // sectionGiven reports whether file or environment say anything of a section, and where.

@@ -23,6 +23,9 @@ func (c Config) Validate() error {
 	}
 	ch := check{Config: c, local: local, where: func(string) string { return "" }}
 	ch.all()
+	if c.Address == "" {
+		ch.complain("address", "is empty; write the IP address by which other nodes reach this one")
+	}
 	if c.Roles == 0 {
 		ch.complain("roles", "is empty; there are master and volume")
 	}
@@ -102,7 +105,7 @@ func (c *check) between(k key, n int64, text func(int64) string) {
 
 func (c *check) address() {
 	if c.Address == "" {
-		return // Load has said why; a Config without one is caught by ports
+		return // the caller says why
 	}
 	ip, err := netip.ParseAddr(c.Address)
 	switch {
@@ -183,9 +186,6 @@ func diskName(i int) string { return fmt.Sprintf("%s[%d]", disksKey, i) }
 
 // ports finds two ports of this daemon that cannot both be bound.
 func (c *check) ports() {
-	if c.Address == "" && c.local == nil {
-		c.complain("address", "is empty")
-	}
 	type port struct {
 		key, host string
 		port      int

@@ -66,7 +66,7 @@ func WriteDefault(w io.Writer) error {
 		}
 		for _, k := range keys {
 			if k.section() == sec.name {
-				b.WriteString(k.defaultLines())
+				b.WriteString(k.defaultLines(sec.live))
 			}
 		}
 	}
@@ -74,10 +74,10 @@ func WriteDefault(w io.Writer) error {
 	return err
 }
 
-func (k key) defaultLines() string {
+func (k key) defaultLines(said bool) string {
 	doc := k.doc
-	if k.live {
-		doc = strings.TrimSpace(doc + " (live)")
+	if k.live && !said {
+		doc += " (live)"
 	}
 	s := comment(doc)
 	if s != "" && k.section() == "" || k.name == disksKey {
