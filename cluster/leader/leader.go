@@ -11,7 +11,9 @@
 package leader
 
 import (
+	"cmp"
 	"context"
+	"fmt"
 	"log/slog"
 	"sync"
 	"time"
@@ -68,9 +70,6 @@ type Leader struct {
 	term *term // nil while not leading
 }
 
-// term is what lives as long as one leadership.
-type term struct{ ctx context.Context }
-
 // New makes a Leader that does not lead yet.
 func New(opt Options) *Leader {
 	opt.Placement = opt.Placement.WithDefaults()
@@ -82,41 +81,120 @@ func New(opt Options) *Leader {
 
 // Run leads until ctx ends; it owns nothing once it has returned.
 func (l *Leader) Run(ctx context.Context) {
-	l.mu.Lock()
-	l.term = &term{ctx}
-	l.mu.Unlock()
-	<-ctx.Done()
-	l.mu.Lock()
-	l.term = nil
-	l.mu.Unlock()
+	t := newTerm(ctx, &l.opt)
+	l.setTerm(t)
+	defer l.setTerm(nil)
+	t.run()
 }
 
-// Ask answers a question of a copy.
+func (l *Leader) setTerm(t *term) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.term = t
+}
+
+// leading gives the term, once its catalog is known to be the newest.
+func (l *Leader) leading(ctx context.Context) (*term, error) {
+	l.mu.Lock()
+	t := l.term
+	l.mu.Unlock()
+	if t == nil {
+		return nil, &cluster.NotLeaderError{}
+	}
+	select {
+	case <-t.ready:
+		return t, nil
+	case <-t.ctx.Done():
+		return nil, &cluster.NotLeaderError{}
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%w: the leader has just been elected: %w", volume.ErrUnavailable, ctx.Err())
+	}
+}
+
+// Ask answers a question of a copy. The entry is the one in force now, also with
+// an error: volume.ErrStale when the ask was planned on another, and
+// volume.ErrUnavailable when it cannot be granted at the moment. It is zero when
+// this node does not lead or there is no such volume (volume.ErrNoVolume).
 func (l *Leader) Ask(ctx context.Context, ask volume.Ask) (volume.Entry, error) {
-	return volume.Entry{}, &cluster.NotLeaderError{}
+	t, err := l.leading(ctx)
+	if err != nil {
+		return volume.Entry{}, err
+	}
+	return t.ask(ctx, ask)
 }
 
 // Keys takes a block of count keys (rule R1).
 func (l *Leader) Keys(ctx context.Context, count uint64) (catalog.Block, error) {
-	return catalog.Block{}, &cluster.NotLeaderError{}
+	t, err := l.leading(ctx)
+	if err != nil {
+		return catalog.Block{}, err
+	}
+	res, err := t.opt.Log.Propose(ctx, catalog.Command{Keys: &catalog.Keys{Count: count}})
+	if err := cmp.Or(err, res.Err); err != nil {
+		return catalog.Block{}, fmt.Errorf("take a block of %d keys: %w", count, err)
+	}
+	return res.Keys, nil
 }
 
-// Grow makes volumes and returns once they are open.
+// Grow makes volumes and returns once they are open: all of them when req names
+// a Count; else at least one, which may be one that was there already. Errors
+// are volume.ErrUnsatisfiable and volume.ErrNoSpace, which say what is missing,
+// and volume.ErrUnavailable.
 func (l *Leader) Grow(ctx context.Context, req GrowRequest) ([]*volume.Entry, error) {
-	return nil, &cluster.NotLeaderError{}
+	t, err := l.leading(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return t.grow(ctx, req)
 }
 
-// DeleteCollection ends all volumes of a collection and returns how many.
+// DeleteCollection ends all volumes of a collection for ever and returns how
+// many there were; volume.ErrNotFound when there were none. Their files go when
+// the volume servers obey.
 func (l *Leader) DeleteCollection(ctx context.Context, name string) (int, error) {
-	return 0, &cluster.NotLeaderError{}
+	t, err := l.leading(ctx)
+	if err != nil {
+		return 0, err
+	}
+	cat, _ := t.opt.Log.Catalog()
+	var ids []volume.ID
+	for _, e := range cat.Volumes() {
+		if e.Spec.Collection == name {
+			ids = append(ids, e.Volume)
+		}
+	}
+	if len(ids) == 0 {
+		return 0, fmt.Errorf("%w: collection %s does not exist", volume.ErrNotFound, name)
+	}
+	res, err := t.opt.Log.Propose(ctx, catalog.Command{Delete: &catalog.Delete{Volumes: ids}})
+	if err := cmp.Or(err, res.Err); err != nil {
+		return 0, fmt.Errorf("delete collection %q: %w", name, err)
+	}
+	t.log.Info("collection deleted", "collection", name, "volumes", len(ids))
+	return len(ids), nil
 }
 
-// Beat serves one volume server's heartbeat stream.
+// Beat serves one volume server's heartbeat stream until it breaks, ctx or the
+// term ends, or the node opens a newer one. The first report must be full, and
+// reports, empty ones too, must come at least twice a second. recv is called on
+// a goroutine that outlives Beat: it must fail once Beat has returned. send is
+// called by one goroutine at a time; orders without anything in them are signs
+// of life.
 func (l *Leader) Beat(ctx context.Context, recv func() (volume.Report, error), send func(volume.Orders) error) error {
-	return &cluster.NotLeaderError{}
+	t, err := l.leading(ctx)
+	if err != nil {
+		return err
+	}
+	return t.beat(ctx, recv, send)
 }
 
 // View is what the leader knows of the cluster.
 func (l *Leader) View() (cluster.View, error) {
-	return cluster.View{}, &cluster.NotLeaderError{}
+	l.mu.Lock()
+	t := l.term
+	l.mu.Unlock()
+	if t == nil {
+		return cluster.View{}, &cluster.NotLeaderError{}
+	}
+	return t.view(), nil
 }

@@ -12,7 +12,6 @@ package placement
 import (
 	"cmp"
 	"hash/fnv"
-	"slices"
 	"time"
 
 	"weedd/cluster/catalog"
@@ -46,13 +45,13 @@ type Volume struct {
 // Copy is one node's report on a volume.
 type Copy struct {
 	Node   volume.NodeID
-	Report volume.CopyReport
+	Report *volume.CopyReport
 }
 
 // Stray is a copy that a node reports and the catalog does not name.
 type Stray struct {
 	Node    volume.NodeID
-	Report  volume.CopyReport
+	Report  *volume.CopyReport
 	Deleted bool // the whole volume was deleted
 }
 
@@ -61,6 +60,7 @@ type Settings struct {
 	VolumeLimit int64         // bytes of .dat beyond which a volume is full; default 30 GiB
 	RepairAfter time.Duration // how long a holder may be away before its copy is made anew elsewhere; default 10 min
 	NewTimeout  time.Duration // how long a holder of a new volume may be away before the volume is given up; default 2 s
+	JoinsAtOnce int           // how many copies one node may be making anew at a time; default 4
 	Grow        [4]int        // how many writable volumes of one spec to keep, for 1, 2, 3 and more copies; default 7, 6, 3, 1
 }
 
@@ -69,6 +69,7 @@ func (s Settings) WithDefaults() Settings {
 	s.VolumeLimit = cmp.Or(s.VolumeLimit, 30<<30)
 	s.RepairAfter = cmp.Or(s.RepairAfter, 10*time.Minute)
 	s.NewTimeout = cmp.Or(s.NewTimeout, 2*time.Second)
+	s.JoinsAtOnce = cmp.Or(s.JoinsAtOnce, 4)
 	for i, n := range [4]int{7, 6, 3, 1} {
 		s.Grow[i] = cmp.Or(s.Grow[i], n)
 	}
@@ -102,14 +103,7 @@ type Step struct {
 // Delete reports whether the step ends the volume.
 func (s Step) Delete() bool { return s.Change == nil }
 
-// Drop is an order to one node to delete one copy (rule R14).
-type Drop struct {
-	Node   volume.NodeID
-	Order  volume.Drop
-	Reason string
-}
-
-// tie orders equals: the same for every run, different for every volume.
+// tie orders equals: the same in every run, different for every volume.
 func tie(id volume.ID, node volume.NodeID) uint64 {
 	h := fnv.New64a()
 	h.Write([]byte{byte(id >> 24), byte(id >> 16), byte(id >> 8), byte(id)})
@@ -119,10 +113,4 @@ func tie(id volume.ID, node volume.NodeID) uint64 {
 	x ^= x >> 33
 	x *= 0xff51afd7ed558ccd
 	return x ^ x>>33
-}
-
-func sortedNodes(nodes []Node) []Node {
-	nodes = slices.Clone(nodes)
-	slices.SortFunc(nodes, func(a, b Node) int { return cmp.Compare(a.ID, b.ID) })
-	return nodes
 }

@@ -1,0 +1,333 @@
+package leader
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"syscall"
+	"time"
+
+	"weedd/cluster"
+	"weedd/cluster/catalog"
+	"weedd/cluster/placement"
+	"weedd/cluster/topology"
+	"weedd/volume"
+)
+
+const (
+	// tick is how often time itself is looked at: whether somebody has been
+	// silent for too long. Everything else comes by signals.
+	tick = 250 * time.Millisecond
+	// gather is how long a round waits for more signals: what happens together
+	// is decided together.
+	gather = 5 * time.Millisecond
+	// probeTime bounds a probe. Refusal is immediate; who does not answer for so
+	// long is left to gossip.
+	probeTime = 500 * time.Millisecond
+	// growPause is how long growth ahead of need waits between two attempts, so
+	// that a node that fails at making volumes does not make a storm of them.
+	growPause = time.Second
+	// joinPause is the same for a volume to which a copy is to be made anew.
+	joinPause = 5 * time.Second
+	// perCommand bounds the changes of one raft entry.
+	perCommand = 1000
+)
+
+// term is one leadership. Its goroutines are the round loop, which plans and
+// proposes what follows from observations and makes all volumes; the batcher,
+// which proposes what copies ask; and probes. run waits for all of them.
+type term struct {
+	opt   *Options
+	ctx   context.Context
+	log   *slog.Logger
+	began time.Time
+	topo  *topology.Map
+	ready chan struct{} // closed when everything decided before this term is in the catalog
+	moved signal        // an observation has changed
+	asked batcher
+	wants wants
+
+	// The round loop's own.
+	nextProbe time.Time
+	grown     map[volume.Spec]time.Time
+	joined    map[volume.ID]time.Time
+	probes    sync.WaitGroup
+
+	mu      sync.Mutex
+	probing map[volume.NodeID]bool
+}
+
+func newTerm(ctx context.Context, opt *Options) *term {
+	now := time.Now()
+	return &term{
+		opt: opt, ctx: ctx, log: opt.Logger, began: now,
+		topo:    topology.New(topology.Settings{Warmup: opt.Warmup}, now),
+		ready:   make(chan struct{}),
+		asked:   batcher{wake: make(chan struct{}, 1)},
+		wants:   wants{wake: make(chan struct{}, 1)},
+		grown:   map[volume.Spec]time.Time{},
+		joined:  map[volume.ID]time.Time{},
+		probing: map[volume.NodeID]bool{},
+	}
+}
+
+func (t *term) run() {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer t.probes.Wait()
+	if !t.barrier() {
+		return
+	}
+	close(t.ready)
+	wg.Go(t.proposeAsked)
+	t.rounds()
+}
+
+// barrier commits nothing, and with it everything that older terms left in the
+// log: orders to drop must not come from an older catalog.
+func (t *term) barrier() bool {
+	for {
+		_, err := t.opt.Log.Propose(t.ctx, catalog.Command{Change: &catalog.Batch{}})
+		if err == nil {
+			return true
+		}
+		t.log.Debug("the term cannot begin yet", "err", err)
+		select {
+		case <-t.ctx.Done():
+			return false
+		case <-time.After(gather):
+		}
+	}
+}
+
+// rounds looks at everything and does what follows, whenever something changed.
+func (t *term) rounds() {
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	for {
+		cat, catalogChanged := t.opt.Log.Catalog()
+		members, gossipChanged := t.opt.Gossip.Watch()
+		moved := t.moved.wait()
+		t.topo.Members(members)
+		t.probeSilent(cat)
+		t.round(cat)
+		select {
+		case <-t.ctx.Done():
+			return
+		case <-catalogChanged:
+		case <-gossipChanged:
+		case <-moved:
+		case <-t.wants.wake:
+		case <-ticker.C:
+		}
+		select {
+		case <-t.ctx.Done():
+			return
+		case <-time.After(gather):
+		}
+	}
+}
+
+// round settles what is wrong, makes the volumes that somebody waits for, and
+// when all is well those that will be needed.
+func (t *term) round(cat *catalog.Catalog) {
+	now := time.Now()
+	view := t.topo.View(cat, now)
+	steps := t.due(placement.Settle(view, t.opt.Placement), now)
+	wants := t.wants.take()
+	if len(steps) > 0 {
+		t.takeSteps(steps)
+		cat, _ = t.opt.Log.Catalog()
+		view = t.topo.View(cat, now)
+	}
+	for _, w := range wants {
+		made, err := t.serveWant(view, w.req)
+		w.done <- madeVolumes{made, err}
+		if len(made) > 0 {
+			cat, _ = t.opt.Log.Catalog()
+			view = t.topo.View(cat, now)
+		}
+	}
+	if len(steps) > 0 || len(wants) > 0 {
+		return // what was decided just now is looked at in the next round
+	}
+	for _, req := range placement.Growth(view, t.opt.Placement) {
+		if now.Sub(t.grown[req.Spec]) < growPause {
+			continue
+		}
+		t.grown[req.Spec] = now
+		if _, err := t.make(view, req, req.Count); err != nil {
+			t.log.Debug("no growth", "collection", req.Spec.Collection, "placement", req.Spec.Placement, "err", err)
+		}
+		return // the next one with the load of this one counted
+	}
+}
+
+// due leaves out steps that make a copy of a volume anew again soon after the
+// last time: a node whose copies fail at once would be a loop without end.
+func (t *term) due(steps []placement.Step, now time.Time) []placement.Step {
+	var out []placement.Step
+	for _, s := range steps {
+		if anew(s) {
+			if last, ok := t.joined[s.Volume]; ok && now.Sub(last) < joinPause {
+				continue
+			}
+			t.joined[s.Volume] = now
+		}
+		out = append(out, s)
+	}
+	for id, last := range t.joined {
+		if now.Sub(last) >= joinPause {
+			delete(t.joined, id)
+		}
+	}
+	return out
+}
+
+func anew(s placement.Step) bool {
+	if s.Change == nil {
+		return false
+	}
+	for _, h := range s.Change.Next.Joining {
+		if h.Copy == 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// takeSteps proposes steps, in as few commands as they fit in.
+func (t *term) takeSteps(steps []placement.Step) {
+	var doomed []volume.ID
+	var changes []placement.Step
+	for _, s := range steps {
+		if s.Delete() {
+			doomed = append(doomed, s.Volume)
+			t.log.Warn("giving up a new volume", "volume", s.Volume, "reason", s.Reason)
+			continue
+		}
+		next := &s.Change.Next
+		for i := range next.Joining {
+			if next.Joining[i].Copy == 0 {
+				next.Joining[i].Copy = volume.NewCopyID()
+			}
+		}
+		changes = append(changes, s)
+	}
+	if len(doomed) > 0 {
+		if res, err := t.opt.Log.Propose(t.ctx, catalog.Command{Delete: &catalog.Delete{Volumes: doomed}}); cmp.Or(err, res.Err) != nil {
+			t.refused("delete new volumes", cmp.Or(err, res.Err))
+			return
+		}
+	}
+	for len(changes) > 0 {
+		n := min(len(changes), perCommand)
+		t.takeChanges(changes[:n])
+		changes = changes[n:]
+	}
+}
+
+func (t *term) takeChanges(steps []placement.Step) {
+	batch := catalog.Batch{}
+	for _, s := range steps {
+		batch.Changes = append(batch.Changes, *s.Change)
+	}
+	res, err := t.opt.Log.Propose(t.ctx, catalog.Command{Change: &batch})
+	if err := cmp.Or(err, res.Err); err != nil {
+		t.refused("settle volumes", err)
+		return
+	}
+	for i, s := range steps {
+		if err := res.Errs[i]; err != nil {
+			// Something else changed the volume meanwhile; the next round sees it.
+			t.log.Debug("step refused", "volume", s.Volume, "reason", s.Reason, "err", err)
+			continue
+		}
+		level := slog.LevelInfo
+		if len(steps) > 20 {
+			level = slog.LevelDebug
+		}
+		t.log.Log(t.ctx, level, "volume settled", "volume", s.Volume, "epoch", res.Entries[i].Epoch,
+			"state", res.Entries[i].State, "primary", res.Entries[i].Primary, "reason", s.Reason)
+	}
+	if len(steps) > 20 {
+		t.log.Info("volumes settled", "volumes", len(steps), "first", steps[0].Reason)
+	}
+}
+
+// refused logs a proposal that failed. The end of the term is no news.
+func (t *term) refused(what string, err error) {
+	if t.ctx.Err() == nil && !errors.Is(err, volume.ErrNotLeader) {
+		t.log.Warn("cannot "+what, "err", err)
+	}
+}
+
+// probeSilent probes the nodes without a stream, all at once, some times a
+// second.
+func (t *term) probeSilent(cat *catalog.Catalog) {
+	now := time.Now()
+	if now.Before(t.nextProbe) {
+		return
+	}
+	t.nextProbe = now.Add(tick)
+	for _, n := range t.topo.Silent(cat) {
+		t.probe(n)
+	}
+}
+
+// probe asks a node's kernel whether the process is there.
+func (t *term) probe(n cluster.Node) {
+	if t.opt.Probe == nil || n.Internal == "" {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.probing[n.ID] || t.ctx.Err() != nil {
+		return
+	}
+	t.probing[n.ID] = true
+	t.probes.Go(func() {
+		ctx, cancel := context.WithTimeout(t.ctx, probeTime)
+		defer cancel()
+		began := time.Now()
+		err := t.opt.Probe(ctx, n)
+		t.mu.Lock()
+		delete(t.probing, n.ID)
+		t.mu.Unlock()
+		switch {
+		case err == nil:
+			t.topo.Answered(n.ID, time.Now())
+		case errors.Is(err, syscall.ECONNREFUSED):
+			if t.topo.Refused(n.ID, began) {
+				t.moved.raise()
+			}
+		}
+	})
+}
+
+// signal is a level: whoever waits learns that something changed since it
+// began to wait.
+type signal struct {
+	mu sync.Mutex
+	ch chan struct{}
+}
+
+func (s *signal) wait() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ch == nil {
+		s.ch = make(chan struct{})
+	}
+	return s.ch
+}
+
+func (s *signal) raise() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ch != nil {
+		close(s.ch)
+		s.ch = nil
+	}
+}

@@ -1,0 +1,131 @@
+package leader
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+
+	"weedd/cluster"
+	"weedd/cluster/placement"
+	"weedd/volume"
+)
+
+// view renders what the leader knows, for people and for GET /cluster/view.
+func (t *term) view() cluster.View {
+	now := time.Now()
+	cat, _ := t.opt.Log.Catalog()
+	pv := t.topo.View(cat, now)
+	v := cluster.View{ClusterID: cat.ClusterID(), Leader: cluster.ViewLeader{ID: t.opt.Self}, Nodes: t.topo.Nodes(now)}
+	if t.opt.Masters != nil {
+		v.Masters, v.Term = t.opt.Masters()
+	}
+	for _, m := range v.Masters {
+		if m.ID == t.opt.Self {
+			v.Leader.Address = m.Address
+		}
+	}
+	alive := map[volume.NodeID]bool{}
+	for _, n := range v.Nodes {
+		alive[n.ID] = n.Alive
+	}
+	for _, vol := range pv.Volumes {
+		v.Volumes = append(v.Volumes, viewVolume(vol))
+		if p, ok := volumeProblem(vol, alive); ok {
+			v.Problems = append(v.Problems, p)
+		}
+	}
+	for _, s := range pv.Strays {
+		if !s.Deleted {
+			v.Problems = append(v.Problems, warn("volume %d: the copy %s on node %s is not in the catalog", s.Report.Volume, s.Report.Copy, s.Node))
+		}
+	}
+	v.Problems = append(v.Problems, nodeProblems(v.Nodes)...)
+	v.Problems = append(v.Problems, masterProblems(v.Masters)...)
+	slices.SortStableFunc(v.Problems, func(a, b cluster.ViewProblem) int { return cmp.Compare(a.Severity, b.Severity) }) // "error" < "warn"
+	return v
+}
+
+func viewVolume(vol placement.Volume) cluster.ViewVolume {
+	out := cluster.ViewVolume{Entry: *vol.Entry}
+	for i, hs := range [][]volume.Holder{vol.Entry.InSync, vol.Entry.Joining} {
+		for _, h := range hs {
+			c := cluster.ViewCopy{Node: h.Node, InSync: i == 0}
+			for _, r := range vol.Copies {
+				if r.Node == h.Node {
+					c.Report = r.Report
+				}
+			}
+			out.Copies = append(out.Copies, c)
+		}
+	}
+	return out
+}
+
+func warn(format string, args ...any) cluster.ViewProblem {
+	return cluster.ViewProblem{Severity: cluster.SeverityWarn, What: fmt.Sprintf(format, args...)}
+}
+
+func fail(format string, args ...any) cluster.ViewProblem {
+	return cluster.ViewProblem{Severity: cluster.SeverityError, What: fmt.Sprintf(format, args...)}
+}
+
+// volumeProblem says what is worst about one volume.
+func volumeProblem(vol placement.Volume, alive map[volume.NodeID]bool) (cluster.ViewProblem, bool) {
+	e := vol.Entry
+	live := 0
+	for _, h := range e.InSync {
+		if alive[h.Node] {
+			live++
+		}
+	}
+	asked := e.Spec.Placement.Copies()
+	switch {
+	case e.State == volume.StateNew:
+		return cluster.ViewProblem{}, false
+	case live == 0:
+		return fail("volume %d: none of its %d copies in sync is there; it waits for one of them", e.Volume, len(e.InSync)), true
+	case !alive[e.Primary]:
+		return fail("volume %d: node %s, which leads it, is away", e.Volume, e.Primary), true
+	case live < e.Spec.Placement.MinCopies():
+		return fail("volume %d: %d of %d copies in sync; writing needs %d", e.Volume, live, asked, e.Spec.Placement.MinCopies()), true
+	case live < asked:
+		return warn("volume %d: %d of %d copies in sync, %d joining", e.Volume, live, asked, len(e.Joining)), true
+	case e.State == volume.StateReadOnly:
+		return warn("volume %d is read-only", e.Volume), true
+	}
+	return cluster.ViewProblem{}, false
+}
+
+func nodeProblems(nodes []cluster.ViewNode) (out []cluster.ViewProblem) {
+	for _, n := range nodes {
+		if !n.Alive {
+			out = append(out, fail("volume server %s (%s) is away", n.ID, cmp.Or(n.URL, "address unknown")))
+			continue
+		}
+		if !n.Ready {
+			out = append(out, warn("volume server %s (%s) is not ready", n.ID, n.URL))
+		}
+		for _, d := range n.Disks {
+			switch {
+			case d.Missing:
+				out = append(out, fail("volume server %s: directory %s is missing", n.ID, d.Dir))
+			case d.Fenced != "":
+				out = append(out, fail("volume server %s: nothing is written to %s: %s", n.ID, d.Dir, d.Fenced))
+			}
+		}
+		for _, a := range n.Aside {
+			out = append(out, fail("volume server %s: %s is set aside: %s", n.ID, a.Path, a.Reason))
+		}
+	}
+	return out
+}
+
+func masterProblems(masters []cluster.ViewMaster) (out []cluster.ViewProblem) {
+	for _, m := range masters {
+		if !m.Alive {
+			out = append(out, fail("master %s (%s) is away", m.ID, m.Address))
+		}
+	}
+	return out
+}

@@ -1,0 +1,377 @@
+// Package topology keeps the leader's observations: the last report of every
+// volume server and whether it is alive. Joined with a catalog they make the
+// placement.View that decisions are planned on.
+//
+// It has no clock, no goroutine and no network: now is an argument. A Map lives
+// as long as a term of leadership, may be used from anywhere at once, and holds
+// its lock for no longer than it takes to copy.
+package topology
+
+import (
+	"cmp"
+	"slices"
+	"sync"
+	"time"
+
+	"weedd/cluster"
+	"weedd/cluster/catalog"
+	"weedd/cluster/placement"
+	"weedd/volume"
+)
+
+// Settings are the times that decide who counts as alive. The zero value means
+// the defaults.
+type Settings struct {
+	Silence time.Duration // without a word for so long, gossip is believed that a node is dead; default 1 s
+	Warmup  time.Duration // how long a node may take to bring its stream to a new leader; default 1.5 s
+	Frozen  time.Duration // without a word for so long, a node is dead whatever gossip says; default 10 s
+}
+
+// Map is the observations of one term.
+type Map struct {
+	set     Settings
+	started time.Time
+
+	mu      sync.Mutex
+	nodes   map[volume.NodeID]*node
+	streams uint64                  // counts streams, to give them ids
+	young   map[volume.ID]time.Time // when a volume in StateNew was first seen
+}
+
+// node is what is known of one volume server.
+type node struct {
+	info     cluster.Node // as gossip had it last
+	stream   uint64       // id of its heartbeat stream, 0 for none
+	had      bool         // it had a stream in this term
+	heard    time.Time    // last report, or other message of its own
+	answered time.Time    // last successful probe
+	refused  bool         // its port was closed at the last probe, and nothing was heard since
+	away     time.Time    // since when it is not alive; zero while it is
+	reported time.Time    // last report
+	known    bool         // a full report has come
+	copies   map[volume.ID]*volume.CopyReport
+	disks    []volume.DiskReport
+	aside    []volume.SetAside
+}
+
+// New makes the Map of a term that began at now.
+func New(set Settings, now time.Time) *Map {
+	set.Silence = cmp.Or(set.Silence, time.Second)
+	set.Warmup = cmp.Or(set.Warmup, 1500*time.Millisecond)
+	set.Frozen = cmp.Or(set.Frozen, 10*time.Second)
+	return &Map{set: set, started: now, nodes: map[volume.NodeID]*node{}, young: map[volume.ID]time.Time{}}
+}
+
+func (m *Map) nodeLocked(id volume.NodeID) *node {
+	n := m.nodes[id]
+	if n == nil {
+		n = &node{info: cluster.Node{ID: id}, copies: map[volume.ID]*volume.CopyReport{}}
+		m.nodes[id] = n
+	}
+	return n
+}
+
+// Members takes in what gossip says. Who is missing from the list is not alive;
+// what was known of it stays known.
+func (m *Map) Members(members []cluster.Node) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, n := range m.nodes {
+		n.info.Alive = false
+	}
+	for _, info := range members {
+		if info.Roles&cluster.RoleVolume != 0 || m.nodes[info.ID] != nil {
+			m.nodeLocked(info.ID).info = info
+		}
+	}
+}
+
+// Attach begins the heartbeat stream of a node. An older stream of the same
+// node counts for nothing from now on.
+func (m *Map) Attach(id volume.NodeID, now time.Time) (stream uint64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.streams++
+	n := m.nodeLocked(id)
+	n.stream, n.had, n.known, n.heard, n.refused = m.streams, true, false, now, false
+	return n.stream
+}
+
+// Detach ends a stream and reports whether the node has none now.
+func (m *Map) Detach(id volume.NodeID, stream uint64) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n := m.nodeLocked(id)
+	if n.stream != stream {
+		return false // a newer one took its place
+	}
+	n.stream = 0
+	return true
+}
+
+// Report takes in one report. It tells whether there was more in it than a sign
+// of life, and whether the stream is still the node's newest; else the report
+// was passed over.
+func (m *Map) Report(stream uint64, r volume.Report, now time.Time) (news, current bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n := m.nodeLocked(r.Node)
+	if n.stream != stream {
+		return false, false
+	}
+	n.heard, n.reported = now, now
+	if r.Full {
+		n.copies, n.aside, n.known = map[volume.ID]*volume.CopyReport{}, nil, true
+	}
+	for _, id := range r.Gone {
+		delete(n.copies, id)
+	}
+	for i := range r.Copies {
+		n.copies[r.Copies[i].Volume] = &r.Copies[i]
+	}
+	if r.Disks != nil {
+		n.disks = r.Disks
+	}
+	if r.Aside != nil {
+		n.aside = r.Aside
+	}
+	return r.Full || len(r.Gone) > 0 || len(r.Copies) > 0 || r.Disks != nil || r.Aside != nil, true
+}
+
+// Heard notes a message of the node that is not a report.
+func (m *Map) Heard(id volume.NodeID, now time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n := m.nodeLocked(id)
+	n.heard, n.refused = now, false
+}
+
+// Refused notes that the node's port was closed when it was probed, by a probe
+// that began at began. What was heard later than that counts for more. It tells
+// whether this is news.
+func (m *Map) Refused(id volume.NodeID, began time.Time) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n := m.nodeLocked(id)
+	if n.refused || n.stream != 0 || n.heard.After(began) {
+		return false
+	}
+	n.refused = true
+	return true
+}
+
+// Node gives what gossip knew last of a node.
+func (m *Map) Node(id volume.NodeID) cluster.Node {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.nodeLocked(id).info
+}
+
+// Answered notes that the node took a connection when it was probed. That is
+// less than a word of its own: the kernel of a frozen process answers too.
+func (m *Map) Answered(id volume.NodeID, now time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n := m.nodeLocked(id)
+	n.answered, n.refused = now, false
+}
+
+// Silent lists the nodes without a stream, to be probed: those that gossip or
+// a holder of cat names.
+func (m *Map) Silent(cat *catalog.Catalog) []cluster.Node {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.holdersLocked(cat.Volumes())
+	var out []cluster.Node
+	for _, n := range m.nodes {
+		if n.stream == 0 && n.info.Internal != "" {
+			out = append(out, n.info)
+		}
+	}
+	slices.SortFunc(out, func(a, b cluster.Node) int { return cmp.Compare(a.ID, b.ID) })
+	return out
+}
+
+// holdersLocked makes sure that every holder has its place, so that its
+// absence can be timed.
+func (m *Map) holdersLocked(entries []*volume.Entry) {
+	for _, e := range entries {
+		for _, h := range e.InSync {
+			m.nodeLocked(h.Node)
+		}
+		for _, h := range e.Joining {
+			m.nodeLocked(h.Node)
+		}
+	}
+}
+
+// aliveLocked is the judgement on one node. Evidence, the strongest first: its
+// port refused a connection; it said something just now; it has a stream or
+// answers probes; gossip.
+func (m *Map) aliveLocked(n *node, now time.Time) bool {
+	quiet := now.Sub(n.heard) // for ever when it was never heard
+	switch {
+	case n.refused:
+		return false
+	case n.stream == 0 && n.had && !n.info.Ready && n.info.Alive:
+		return false // it said that it is stopping, and hung up
+	case quiet < m.set.Silence:
+		return true
+	case n.stream == 0 && !n.had && now.Sub(m.started) < m.set.Warmup:
+		return true // it has not had the time to come
+	case !n.info.Alive:
+		return false
+	}
+	last := m.started
+	for _, t := range []time.Time{n.heard, n.answered} {
+		if t.After(last) {
+			last = t
+		}
+	}
+	return now.Sub(last) < m.set.Frozen
+}
+
+// timedLocked is aliveLocked that also keeps the time of being away.
+func (m *Map) timedLocked(n *node, now time.Time) bool {
+	alive := m.aliveLocked(n, now)
+	switch {
+	case alive:
+		n.away = time.Time{}
+	case n.away.IsZero() && n.had:
+		n.away = now
+	case n.away.IsZero():
+		n.away = m.started // never seen in this term
+	}
+	return alive
+}
+
+func (m *Map) placementLocked(n *node, now time.Time) placement.Node {
+	p := placement.Node{Node: n.info.Volume(), Alive: m.timedLocked(n, now), Disks: n.disks}
+	if !p.Alive {
+		p.Away = max(now.Sub(n.away), 1) // 0 would say that it is there
+	}
+	p.Ready = p.Alive && n.stream != 0 && n.known && n.info.Ready
+	return p
+}
+
+// View joins the observations with cat.
+func (m *Map) View(cat *catalog.Catalog, now time.Time) placement.View {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.holdersLocked(cat.Volumes())
+	m.forgetYoungLocked(cat)
+	v := placement.View{Volumes: make([]placement.Volume, 0, len(cat.Volumes()))}
+	for _, n := range m.nodes {
+		v.Nodes = append(v.Nodes, m.placementLocked(n, now))
+	}
+	slices.SortFunc(v.Nodes, func(a, b placement.Node) int { return cmp.Compare(a.ID, b.ID) })
+	for _, e := range cat.Volumes() {
+		v.Volumes = append(v.Volumes, m.volumeLocked(e, now))
+	}
+	for _, n := range v.Nodes {
+		v.Strays = append(v.Strays, m.straysLocked(cat, n.ID)...)
+	}
+	return v
+}
+
+// Look is View of one volume and its holders: enough to answer what a copy asks.
+func (m *Map) Look(e *volume.Entry, now time.Time) (placement.View, placement.Volume) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	vol := m.volumeLocked(e, now)
+	v := placement.View{Volumes: []placement.Volume{vol}}
+	for _, h := range slices.Concat(e.InSync, e.Joining) {
+		v.Nodes = append(v.Nodes, m.placementLocked(m.nodeLocked(h.Node), now))
+	}
+	return v, vol
+}
+
+func (m *Map) volumeLocked(e *volume.Entry, now time.Time) placement.Volume {
+	vol := placement.Volume{Entry: e, Copies: make([]placement.Copy, 0, len(e.InSync)+len(e.Joining))}
+	for _, hs := range [][]volume.Holder{e.InSync, e.Joining} {
+		for _, h := range hs {
+			if r := m.nodeLocked(h.Node).copies[e.Volume]; r != nil {
+				vol.Copies = append(vol.Copies, placement.Copy{Node: h.Node, Report: r})
+			}
+		}
+	}
+	if e.State == volume.StateNew {
+		if _, ok := m.young[e.Volume]; !ok {
+			m.young[e.Volume] = now
+		}
+		vol.Age = now.Sub(m.young[e.Volume])
+	}
+	return vol
+}
+
+func (m *Map) forgetYoungLocked(cat *catalog.Catalog) {
+	for id := range m.young {
+		if e, ok := cat.Volume(id); !ok || e.State != volume.StateNew {
+			delete(m.young, id)
+		}
+	}
+}
+
+// Strays lists the copies that one node reports and cat does not name, by
+// rising volume id.
+func (m *Map) Strays(cat *catalog.Catalog, id volume.NodeID) []placement.Stray {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.straysLocked(cat, id)
+}
+
+func (m *Map) straysLocked(cat *catalog.Catalog, id volume.NodeID) []placement.Stray {
+	var out []placement.Stray
+	for vid, r := range m.nodeLocked(id).copies {
+		if r.State == volume.CopyLost {
+			continue
+		}
+		e, ok := cat.Volume(vid)
+		if ok {
+			if h, _, ok := e.Holder(id); ok && h.Copy == r.Copy {
+				continue
+			}
+		}
+		out = append(out, placement.Stray{Node: id, Report: r, Deleted: !ok && cat.Deleted(vid)})
+	}
+	slices.SortFunc(out, func(a, b placement.Stray) int { return cmp.Compare(a.Report.Volume, b.Report.Volume) })
+	return out
+}
+
+// Has reports whether the node says that it has a copy of a volume.
+func (m *Map) Has(id volume.NodeID, vid volume.ID) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n := m.nodes[id]
+	return n != nil && n.copies[vid] != nil
+}
+
+// Warm reports whether every volume server that gossip knows as alive and
+// ready has sent its full report.
+func (m *Map) Warm() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, n := range m.nodes {
+		if n.info.Alive && n.info.Roles&cluster.RoleVolume != 0 && !(n.stream != 0 && n.known && n.info.Ready) {
+			return false
+		}
+	}
+	return len(m.nodes) > 0
+}
+
+// Nodes lists what is known of the volume servers, by id.
+func (m *Map) Nodes(now time.Time) []cluster.ViewNode {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var out []cluster.ViewNode
+	for _, n := range m.nodes {
+		p := m.placementLocked(n, now)
+		v := cluster.ViewNode{Node: p.Node, Alive: p.Alive, Ready: p.Ready, LastReportMS: -1, Disks: n.disks, Aside: n.aside}
+		if !n.reported.IsZero() {
+			v.LastReportMS = now.Sub(n.reported).Milliseconds()
+		}
+		out = append(out, v)
+	}
+	slices.SortFunc(out, func(a, b cluster.ViewNode) int { return cmp.Compare(a.ID, b.ID) })
+	return out
+}
