@@ -89,7 +89,7 @@ func (c *choices) writable(e *volume.Entry) bool {
 // growth (volume.ErrUnsatisfiable, ErrNoSpace), ErrBadRequest and
 // ErrUnavailable.
 func (m *Master) Assign(ctx context.Context, req Request) (Assignment, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, m.opt.Hold, fmt.Errorf("waited %v", m.opt.Hold))
+	ctx, cancel := m.deadline(ctx)
 	defer cancel()
 	return m.assign(ctx, req, nil)
 }
@@ -243,7 +243,7 @@ func (m *Master) grow(req Request) *growRun {
 	m.work.Add(1)
 	go func() {
 		defer m.work.Done()
-		ctx, cancel := context.WithTimeout(m.ctx, m.opt.Hold)
+		ctx, cancel := m.deadline(m.ctx)
 		defer cancel()
 		_, err := m.opt.Leader.Grow(ctx, placement.GrowRequest{Spec: req.Spec, DataCenter: req.DataCenter, Rack: req.Rack, Node: req.Node})
 		m.mu.Lock()

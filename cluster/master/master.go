@@ -73,6 +73,7 @@ type Options struct {
 // Master gives out ids and takes uploads.
 type Master struct {
 	opt    Options
+	hold   atomic.Int64 // Options.Hold, in ns; changes live
 	keys   keys
 	choice atomic.Pointer[choices] // what the catalog and gossip last said
 
@@ -95,8 +96,18 @@ func New(opt Options) *Master {
 	}
 	m := &Master{opt: opt, growing: map[growth]*growRun{}, avoid: map[volume.NodeID]time.Time{}}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
+	m.SetHold(opt.Hold)
 	m.keys = keys{fetch: opt.Leader.Keys, start: m.start}
 	return m
+}
+
+// SetHold changes Options.Hold.
+func (m *Master) SetHold(d time.Duration) { m.hold.Store(int64(d)) }
+
+// deadline bounds a request by Options.Hold.
+func (m *Master) deadline(ctx context.Context) (context.Context, context.CancelFunc) {
+	d := time.Duration(m.hold.Load())
+	return context.WithTimeoutCause(ctx, d, fmt.Errorf("waited %v", d))
 }
 
 // Close ends what runs in the background. Close twice is fine.

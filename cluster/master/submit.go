@@ -15,7 +15,7 @@ import (
 // long as Options.Hold; ids given up are deleted if anything may have been
 // stored under them. n's key and cookie are set.
 func (m *Master) Submit(ctx context.Context, req Request, n *needle.Needle) (Assignment, volume.PutResult, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, m.opt.Hold, fmt.Errorf("tried for %v", m.opt.Hold))
+	ctx, cancel := m.deadline(ctx)
 	defer cancel()
 	var last error
 	tried := map[volume.ID]bool{}

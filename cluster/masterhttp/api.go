@@ -16,6 +16,7 @@ import (
 	"net/netip"
 	"net/url"
 	"runtime/debug"
+	"sync/atomic"
 	"time"
 
 	"github.com/julienschmidt/httprouter"
@@ -77,8 +78,7 @@ type API struct {
 	version string // as the answers say it
 	ids     wire.RequestIDs
 	metrics *wire.Metrics
-	bytes   *semaphore.Weighted
-	held    chan struct{}
+	limits  atomic.Pointer[limits]
 	words   *httprouter.Router
 	files   *httprouter.Router
 }
@@ -102,10 +102,22 @@ func New(o Options) *API {
 	}
 	a := &API{
 		opts: o, version: "weedd " + o.Version, metrics: wire.NewMetrics("master"),
-		bytes: semaphore.NewWeighted(max(o.HeldBytes, o.FileLimit)), held: make(chan struct{}, o.HeldRequests),
 	}
+	a.SetLimits(o.FileLimit, o.HeldBytes, o.HeldRequests)
 	a.route()
 	return a
+}
+
+// limits are what change live. Requests under way keep those they began with.
+type limits struct {
+	file  int64
+	bytes *semaphore.Weighted
+	held  chan struct{}
+}
+
+// SetLimits changes Options.FileLimit, HeldBytes and HeldRequests.
+func (a *API) SetLimits(file, heldBytes int64, heldRequests int) {
+	a.limits.Store(&limits{file, semaphore.NewWeighted(max(heldBytes, file)), make(chan struct{}, heldRequests)})
 }
 
 // Handler is the whole API.
@@ -246,11 +258,12 @@ func params(w http.ResponseWriter, r *http.Request) (url.Values, error) {
 
 // hold keeps a request, unless too many wait already.
 func (a *API) hold() (release func(), err error) {
+	held := a.limits.Load().held
 	select {
-	case a.held <- struct{}{}:
-		return func() { <-a.held }, nil
+	case held <- struct{}{}:
+		return func() { <-held }, nil
 	default:
-		return nil, fmt.Errorf("%w: %d requests wait already", volume.ErrUnavailable, cap(a.held))
+		return nil, fmt.Errorf("%w: %d requests wait already", volume.ErrUnavailable, cap(held))
 	}
 }
 

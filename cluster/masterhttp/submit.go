@@ -35,16 +35,17 @@ func (a *API) submit(w *answer, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := wire.CheckLength(r, a.opts.FileLimit); err != nil {
+	lim := a.limits.Load()
+	if err := wire.CheckLength(r, lim.file); err != nil {
 		return err
 	}
-	release, err := a.room(r)
+	release, err := a.room(r, lim)
 	if err != nil {
 		return err
 	}
 	defer release()
 	wire.GuardBody(w, r, a.opts.Stall)
-	up, err := wire.ParseUpload(r, wire.UploadOptions{Limit: a.opts.FileLimit, Name: submitName})
+	up, err := wire.ParseUpload(r, wire.UploadOptions{Limit: lim.file, Name: submitName})
 	if err != nil {
 		return err
 	}
@@ -67,23 +68,23 @@ const roomWait = 10 * time.Second
 
 // room reserves memory for the body of r; one of unknown length counts as the
 // longest.
-func (a *API) room(r *http.Request) (release func(), err error) {
+func (a *API) room(r *http.Request, lim *limits) (release func(), err error) {
 	done, err := a.hold()
 	if err != nil {
 		return nil, err
 	}
 	n := r.ContentLength
 	if n < 0 {
-		n = a.opts.FileLimit
+		n = lim.file
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), roomWait)
 	defer cancel()
-	if err := a.bytes.Acquire(ctx, n); err != nil {
+	if err := lim.bytes.Acquire(ctx, n); err != nil {
 		done()
 		return nil, fmt.Errorf("%w: no room for %d more bytes", volume.ErrBusy, n)
 	}
 	return func() {
-		a.bytes.Release(n)
+		lim.bytes.Release(n)
 		done()
 	}, nil
 }
