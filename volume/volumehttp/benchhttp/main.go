@@ -1,0 +1,125 @@
+// Command benchhttp measures how far weedd's volume server is from a bare HTTP
+// server that does the same work without keeping any promise, and what its own
+// promises cost: fsync before the answer, and a second copy.
+//
+// All servers are processes of their own on loopback, alive during the whole
+// run, and driven in turns: every round drives each once, and what is reported
+// is the median of the rounds' ratios. So noise of the machine meets all alike.
+// The load generator speaks HTTP by hand over keep-alive connections, so that it
+// is not what is measured.
+//
+//	go build -o weedd ./daemon/weedd
+//	go run ./volume/volumehttp/benchhttp -weedd ./weedd
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+)
+
+type options struct {
+	weedd    string
+	rounds   int
+	duration time.Duration
+	size     int
+	files    int
+	json     bool
+	dir      string
+}
+
+func main() {
+	var o options
+	bare := flag.String("bare", "", "internal: serve as the bare server, appending to a file in this directory")
+	flag.StringVar(&o.weedd, "weedd", "./weedd", "the binary to measure")
+	flag.IntVar(&o.rounds, "rounds", 5, "how often each server is driven")
+	flag.DurationVar(&o.duration, "duration", time.Second, "for how long each time")
+	flag.IntVar(&o.size, "size", 1024, "bytes of a file")
+	flag.IntVar(&o.files, "files", 2000, "files to read from")
+	flag.BoolVar(&o.json, "json", false, "print JSON instead of a table")
+	flag.StringVar(&o.dir, "dir", "", "where to put data, on the disk to be measured (default: a temporary directory)")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	var err error
+	if *bare != "" {
+		err = serveBare(ctx, *bare, o.size)
+	} else {
+		err = run(ctx, o, os.Stdout)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "benchhttp:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, o options, out io.Writer) (err error) {
+	dir, err := os.MkdirTemp(o.dir, "weedd-bench-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	servers, err := start(ctx, o, dir)
+	defer func() { err = errors.Join(err, servers.stop()) }()
+	if err != nil {
+		return err
+	}
+	cases, err := prepare(ctx, o, servers)
+	if err != nil {
+		return err
+	}
+	rep, err := measure(ctx, o, cases)
+	if err != nil {
+		return err
+	}
+	if o.json {
+		enc := json.NewEncoder(out)
+		enc.SetIndent("", "  ")
+		return enc.Encode(rep)
+	}
+	return rep.print(out)
+}
+
+// servers are the processes that are measured.
+type servers struct {
+	bare  *process
+	os    *process // one node, sync = "os"
+	group *process // one node, sync = "group"
+	pair  [2]*process
+}
+
+func start(ctx context.Context, o options, dir string) (s *servers, err error) {
+	s = &servers{}
+	if s.bare, err = startBare(ctx, o, filepath.Join(dir, "bare")); err != nil {
+		return s, err
+	}
+	if s.os, err = startNode(ctx, o.weedd, filepath.Join(dir, "os"), node{master: true, sync: "os"}); err != nil {
+		return s, err
+	}
+	if s.group, err = startNode(ctx, o.weedd, filepath.Join(dir, "group"), node{master: true, sync: "group"}); err != nil {
+		return s, err
+	}
+	if s.pair[0], err = startNode(ctx, o.weedd, filepath.Join(dir, "pair0"), node{master: true, sync: "group"}); err != nil {
+		return s, err
+	}
+	s.pair[1], err = startNode(ctx, o.weedd, filepath.Join(dir, "pair1"), node{sync: "group", join: s.pair[0].gossip})
+	return s, err
+}
+
+func (s *servers) stop() error {
+	var errs []error
+	for _, p := range []*process{s.bare, s.os, s.group, s.pair[1], s.pair[0]} {
+		if p != nil {
+			errs = append(errs, p.stop())
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,106 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"text/tabwriter"
+
+	hdr "github.com/HdrHistogram/hdrhistogram-go"
+)
+
+var concurrencies = []int{16, 64}
+
+// ratios is what we want to know, and our aims.
+var ratios = []struct {
+	name     string
+	num, den string // names of series
+	aim      float64
+	at       int // the concurrency for which the aim holds; 0 for all
+}{
+	{"GET weedd / bare", "GET weedd", "GET bare", 0.80, 0},
+	{"POST os / bare", "POST os", "POST bare", 0.70, 0},
+	{"POST group / os", "POST group", "POST os", 0.80, 64},
+	{"POST 001 / 000, two nodes", "POST 001", "POST 000", 0.50, 0},
+}
+
+// report is the outcome.
+type report struct {
+	Size    int       `json:"size"` // bytes of a file
+	Rounds  int       `json:"rounds"`
+	Seconds float64   `json:"seconds"` // of each drive
+	Rates   []rateRow `json:"rates"`
+	Ratios  []rateCmp `json:"ratios"`
+}
+
+// rateRow is what one series did, over all rounds.
+type rateRow struct {
+	Series      string  `json:"series"`
+	Concurrency int     `json:"concurrency"`
+	PerSecond   float64 `json:"per_second"` // median of the rounds
+	P50         float64 `json:"p50_ms"`
+	P99         float64 `json:"p99_ms"`
+}
+
+// rateCmp is the median of the rounds' ratios.
+type rateCmp struct {
+	Name        string  `json:"name"`
+	Concurrency int     `json:"concurrency"`
+	Ratio       float64 `json:"ratio"`
+	Low         float64 `json:"low"` // of any round
+	High        float64 `json:"high"`
+	Aim         float64 `json:"aim,omitempty"`
+	Reached     bool    `json:"reached"`
+}
+
+func (rep *report) add(conc int, all []series, runs map[string][]result) {
+	for _, s := range all {
+		var rates []float64
+		latency := hdr.New(1, 60_000_000, 3)
+		for _, r := range runs[s.name] {
+			rates = append(rates, r.rate)
+			latency.Merge(r.latency)
+		}
+		rep.Rates = append(rep.Rates, rateRow{s.name, conc, median(rates),
+			float64(latency.ValueAtQuantile(50)) / 1000, float64(latency.ValueAtQuantile(99)) / 1000})
+	}
+	for _, q := range ratios {
+		var values []float64
+		for i := range runs[q.num] {
+			values = append(values, runs[q.num][i].rate/runs[q.den][i].rate)
+		}
+		c := rateCmp{Name: q.name, Concurrency: conc, Ratio: median(values), Low: slices.Min(values), High: slices.Max(values)}
+		if q.at == 0 || q.at == conc {
+			c.Aim = q.aim
+		}
+		c.Reached = c.Ratio >= c.Aim
+		rep.Ratios = append(rep.Ratios, c)
+	}
+}
+
+func median(values []float64) float64 {
+	sorted := slices.Sorted(slices.Values(values))
+	return sorted[len(sorted)/2]
+}
+
+func (rep *report) print(out io.Writer) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintf(w, "%d bytes\tconnections\tper second\tp50 ms\tp99 ms\t\n", rep.Size)
+	for _, r := range rep.Rates {
+		fmt.Fprintf(w, "%s\t%d\t%.0f\t%.2f\t%.2f\t\n", r.Series, r.Concurrency, r.PerSecond, r.P50, r.P99)
+	}
+	fmt.Fprintf(w, "\t\t\t\t\t\n")
+	fmt.Fprintf(w, "ratio, median of %d\tconnections\tratio\trange\taim\t\n", rep.Rounds)
+	for _, r := range rep.Ratios {
+		aim := ""
+		switch {
+		case r.Aim == 0:
+		case r.Reached:
+			aim = fmt.Sprintf("%.2f reached", r.Aim)
+		default:
+			aim = fmt.Sprintf("%.2f missed", r.Aim)
+		}
+		fmt.Fprintf(w, "%s\t%d\t%.2f\t%.2f-%.2f\t%s\t\n", r.Name, r.Concurrency, r.Ratio, r.Low, r.High, aim)
+	}
+	return w.Flush()
+}
