@@ -1,0 +1,6 @@
+package clusterrpc
+
+import "weedd/volume/rpcwire"
+
+// OverTheWire gives err as the other side of a call gets it.
+func OverTheWire(err error) error { return unwire(rpcwire.Error(rpcwire.Status(wire(err)))) }
