@@ -245,6 +245,9 @@ func (c *Core) Entered(epoch volume.Epoch) {
 
 // Appended says that local records were appended.
 func (c *Core) Appended(end int64) {
+	if c.failed != nil {
+		return
+	}
 	c.end = max(c.end, end)
 	c.settle()
 }

@@ -63,6 +63,7 @@ func (c *Core) attach(m Message, inSync bool, refuse refusal) (Adopt, *Message) 
 		cut = at
 	}
 	c.follow = stream{} // whatever was followed before
+	c.end, c.durable = at, min(c.durable, at)
 	c.plan = &plan{stream: m.Stream, epoch: m.Entry.Epoch, epochs: m.Epochs, committed: m.Committed}
 	return Adopt{Stream: m.Stream, Cut: cut, Epochs: m.Epochs}, nil
 }
@@ -125,14 +126,11 @@ func (c *Core) Told(committed int64) {
 	}
 }
 
-// Unfollowed says that the link of stream ended. An Adopt that has begun to
-// change files is finished first, with Adopted or Fail.
+// Unfollowed says that the link of stream ended. An Adopt under way is finished
+// all the same, with Adopted or Fail.
 func (c *Core) Unfollowed(streamID uint64) {
 	if c.follow.id == streamID {
 		c.follow = stream{}
-	}
-	if c.plan != nil && c.plan.stream == streamID {
-		c.plan = nil
 	}
 	c.settle()
 }

@@ -135,7 +135,6 @@ func (r *Replica) hello(f *following, m *Message) error {
 	}
 	r.core.Adopted(plan.Stream, end)
 	r.effectsLocked()
-	r.movedLocked()
 	stream, ok := r.core.Following()
 	r.mu.Unlock()
 	if !ok || stream != plan.Stream {

@@ -29,14 +29,15 @@ type Replica struct {
 	mu       sync.Mutex
 	core     *Core
 	closed   bool
-	yielding bool            // takes no new writes: leadership is about to be given up
-	moved    chan struct{}   // closed and replaced when leadership, epoch or state changed
-	waiters  []*op           // appended, not yet acknowledged; rising need
-	confirms []confirm       // decisions and reads that wait for a barrier
+	yielding bool          // takes no new writes: leadership is about to be given up
+	moved    chan struct{} // closed and replaced when leadership, epoch or state changed
+	waiters  []*op         // appended, not yet acknowledged; rising need
+	confirms []confirm     // decisions and reads that wait for a barrier
 	peers    map[volume.Holder]*peer
 	asks     map[volume.AskKind]bool // under way
 	ticking  bool
 	follower *following // the stream followed now
+	seen     seen       // by those who were woken last
 
 	queueMu sync.Mutex
 	queue   []*op
@@ -127,13 +128,24 @@ func (r *Replica) effectsLocked() {
 				r.follower.link.Close()
 			}
 		}
-		if _, ok := e.(CommitAdvanced); !ok {
-			r.movedLocked()
-		}
+	}
+	now := seen{r.core.Entry().Version, r.core.Epoch(), r.core.Writable() == nil, r.core.Failure() != nil}
+	if now != r.seen {
+		r.seen = now
+		r.movedLocked()
 	}
 	r.tickLocked()
 }
 
+// seen is what Watch and Report show of the core.
+type seen struct {
+	version  uint64
+	epoch    volume.Epoch
+	writable bool
+	failed   bool
+}
+
+// movedLocked wakes who watches.
 func (r *Replica) movedLocked() {
 	close(r.moved)
 	r.moved = make(chan struct{})
@@ -181,7 +193,6 @@ func (r *Replica) failLocked(err error) {
 	r.opts.Logger.Error("copy failed and takes no more writes", "volume", r.opts.Volume, "copy", r.opts.Self.Copy, "err", err)
 	r.core.Fail(err)
 	r.effectsLocked()
-	r.movedLocked()
 }
 
 // askLocked puts a question to the leader, one of a kind at a time. What comes
