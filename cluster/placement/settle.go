@@ -72,6 +72,9 @@ func (p *plan) settle(vol *Volume) (Step, bool) {
 	if vol.Entry.State == volume.StateNew {
 		return p.settleNew(vol)
 	}
+	if p.calm(vol) {
+		return Step{}, false
+	}
 	d := &draft{plan: p, vol: vol, next: *vol.Entry}
 	d.next.InSync, d.next.Joining = slices.Clone(d.next.InSync), slices.Clone(d.next.Joining)
 	d.dropBad()
@@ -82,6 +85,25 @@ func (p *plan) settle(vol *Volume) (Step, bool) {
 		d.full()
 	}
 	return d.step()
+}
+
+// calm is the short way to say that all is well, which is true of nearly every
+// volume nearly always.
+func (p *plan) calm(vol *Volume) bool {
+	e := vol.Entry
+	for _, h := range e.InSync {
+		if !p.alive(h) || vol.bad(h) {
+			return false
+		}
+	}
+	full := e.State == volume.StateOpen && p.over(vol)
+	return len(e.InSync) == e.Spec.Placement.Copies() && len(e.Joining) == 0 && !full
+}
+
+// over reports whether the primary's file has reached the limit.
+func (p *plan) over(vol *Volume) bool {
+	r := vol.report(vol.Entry.Primary)
+	return r != nil && r.Size >= p.set.VolumeLimit
 }
 
 // settleNew opens a new volume once every holder has reported its copy, and
@@ -316,10 +338,9 @@ func nodesOf(hs []volume.Holder) (ids []volume.NodeID) {
 
 // full closes a volume to new ids when it has reached its limit.
 func (d *draft) full() {
-	r := d.vol.report(d.next.Primary)
-	if d.next.State == volume.StateOpen && r != nil && r.Size >= d.set.VolumeLimit {
+	if d.next.State == volume.StateOpen && d.over(d.vol) {
 		d.next.State = volume.StateFull
-		d.because("its %d bytes have reached the limit of %d", r.Size, d.set.VolumeLimit)
+		d.because("its file has reached the limit of %d bytes", d.set.VolumeLimit)
 	}
 }
 
