@@ -225,8 +225,10 @@ func (r *Replica) nextMessage(p *peer) (m *Message, notice bool, err error) {
 	}
 	// A buffer of its own for each message: the connection may use it after Send.
 	buf := make([]byte, min(end-from, maxFrame))
-	if _, err := r.opts.Log.ReadAt(buf, from); err != nil {
-		return nil, false, fmt.Errorf("read back at %d: %w", from, err)
+	if len(buf) > 0 { // a barrier may be all there is to send
+		if _, err := r.opts.Log.ReadAt(buf, from); err != nil {
+			return nil, false, fmt.Errorf("read back at %d: %w", from, err)
+		}
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
