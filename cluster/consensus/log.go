@@ -1,0 +1,88 @@
+package consensus
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+)
+
+// repeatAfter is how long the same message is kept from repeating: raft says
+// several times a second that a member is away.
+const repeatAfter = 30 * time.Second
+
+// logSink takes raft's log to slog. Raft calls an error what it tries again a
+// moment later; none of it asks for somebody to act, so the most it gets is a
+// warning. What raft tells as information is detail to us: the Group itself says
+// who leads.
+type logSink struct {
+	log *slog.Logger
+
+	mu     sync.Mutex
+	said   map[string]time.Time
+	closed bool
+}
+
+func (s *logSink) logger() hclog.Logger {
+	l := hclog.NewInterceptLogger(&hclog.LoggerOptions{Output: io.Discard, Level: hclog.Off})
+	l.RegisterSink(s)
+	return l
+}
+
+// hush makes everything a detail: connections break when we close.
+func (s *logSink) hush() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+}
+
+// Accept is hclog.SinkAdapter.
+func (s *logSink) Accept(_ string, level hclog.Level, msg string, args ...any) {
+	if level < hclog.Info {
+		return
+	}
+	to := slog.LevelDebug
+	if level >= hclog.Warn {
+		to = slog.LevelWarn
+	}
+	s.write(to, msg, args...)
+}
+
+func (s *logSink) write(level slog.Level, msg string, args ...any) {
+	if level > slog.LevelDebug && s.repeats(msg, args) {
+		level = slog.LevelDebug
+	}
+	if !s.log.Enabled(context.Background(), level) {
+		return
+	}
+	for i, a := range args {
+		if f, ok := a.(hclog.Format); ok && len(f) > 0 {
+			args[i] = fmt.Sprintf(fmt.Sprint(f[0]), f[1:]...)
+		}
+	}
+	s.log.Log(context.Background(), level, "raft: "+msg, args...)
+}
+
+func (s *logSink) repeats(msg string, args []any) bool {
+	key := msg
+	for i := 0; i+1 < len(args); i += 2 {
+		if args[i] == "peer" || args[i] == "from" {
+			key += fmt.Sprint("|", args[i+1])
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	if s.closed || now.Sub(s.said[key]) < repeatAfter {
+		return true
+	}
+	if s.said == nil || len(s.said) > 1000 {
+		s.said = make(map[string]time.Time)
+	}
+	s.said[key] = now
+	return false
+}
