@@ -10,6 +10,7 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/julienschmidt/httprouter"
@@ -77,17 +78,14 @@ type API struct {
 	server  []string // value of the Server header
 	ids     wire.RequestIDs
 	metrics *wire.Metrics
-	uploads *semaphore.Weighted // nil for no limit
-	peers   *http.Client        // fetches what other nodes hold
+	limits  atomic.Pointer[limits]
+	peers   *http.Client // fetches what other nodes hold
 	files   *httprouter.Router
 	words   *httprouter.Router
 }
 
 // New makes an API. It starts nothing; Close drops its idle connections.
 func New(o Options) *API {
-	if o.FileLimit == 0 {
-		o.FileLimit = 256 << 20
-	}
 	if o.UploadWait == 0 {
 		o.UploadWait = 10 * time.Second
 	}
@@ -103,11 +101,28 @@ func New(o Options) *API {
 		metrics: wire.NewMetrics("volume"),
 		peers:   newPeerClient(),
 	}
-	if o.UploadLimit > 0 {
-		a.uploads = semaphore.NewWeighted(o.UploadLimit)
-	}
+	a.SetLimits(o.FileLimit, o.UploadLimit)
 	a.route()
 	return a
+}
+
+// limits are what changes live. Requests under way keep those they began with.
+type limits struct {
+	file    int64
+	bytes   int64
+	uploads *semaphore.Weighted // nil for no limit
+}
+
+// SetLimits changes Options.FileLimit and UploadLimit, with the same meaning of 0.
+func (a *API) SetLimits(file, uploads int64) {
+	if file == 0 {
+		file = 256 << 20
+	}
+	l := &limits{file: file, bytes: uploads}
+	if uploads > 0 {
+		l.uploads = semaphore.NewWeighted(uploads)
+	}
+	a.limits.Store(l)
 }
 
 // Handler is the whole API.

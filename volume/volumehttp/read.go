@@ -1,6 +1,7 @@
 package volumehttp
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"mime"
@@ -23,6 +24,9 @@ var (
 	encodingGzip   = []string{"gzip"}
 	varyOnEncoding = []string{"Accept-Encoding"}
 )
+
+// octetStream is what clients say who know no better; it is no type.
+var octetStream = []byte("application/octet-stream")
 
 // read is GET and HEAD.
 func (a *API) read(x *exchange, p httprouter.Params) error {
@@ -110,10 +114,8 @@ func (x *exchange) describe(n *needle.Needle, t target, q url.Values, body *cont
 		name = string(n.Name)
 	}
 	typ := ""
-	if len(n.Mime) > 0 {
-		if typ = string(n.Mime); strings.HasPrefix(typ, "application/octet-stream") {
-			typ = ""
-		}
+	if !bytes.HasPrefix(n.Mime, octetStream) {
+		typ = string(n.Mime)
 	}
 	if typ == "" && name != "" {
 		typ = wire.TypeByName(name)

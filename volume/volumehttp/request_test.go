@@ -250,6 +250,22 @@ func TestUploadsWaitForRoom(t *testing.T) {
 	}
 }
 
+func TestLimitsChangeLive(t *testing.T) {
+	t.Parallel()
+	api := volumehttp.New(volumehttp.Options{Blobs: &node{Blobs: volumetest.NewBlobs(1)}, Log: discard(), FileLimit: 3})
+	for _, c := range []struct {
+		limit  int64
+		status int
+	}{{3, 413}, {4, 201}, {0, 201}, {3, 413}} {
+		api.SetLimits(c.limit, 0)
+		w := httptest.NewRecorder()
+		api.Handler().ServeHTTP(w, httptest.NewRequest("PUT", fmt.Sprintf("/1,%02xdeadbeef", c.limit+1), strings.NewReader("four")))
+		if w.Code != c.status {
+			t.Errorf("limit %d: %d, want %d", c.limit, w.Code, c.status)
+		}
+	}
+}
+
 func TestStalledUploadIsDropped(t *testing.T) {
 	t.Parallel()
 	s := newSingle(t, volumehttp.Options{Stall: 20 * time.Millisecond})

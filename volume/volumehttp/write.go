@@ -25,13 +25,14 @@ func (a *API) write(x *exchange, p httprouter.Params) error {
 	if err != nil {
 		return err
 	}
-	release, err := a.admit(x.r)
+	lim := a.limits.Load()
+	release, err := a.admit(x.r, lim)
 	if err != nil {
 		return err
 	}
 	defer release()
 	wire.GuardBody(x.w, x.r, a.opts.Stall)
-	up, err := wire.ParseUpload(x.r, wire.UploadOptions{Limit: a.opts.FileLimit, Name: t.name, TypeName: t.last})
+	up, err := wire.ParseUpload(x.r, wire.UploadOptions{Limit: lim.file, Name: t.name, TypeName: t.last})
 	if err != nil {
 		return err
 	}
@@ -53,31 +54,31 @@ func (a *API) write(x *exchange, p httprouter.Params) error {
 }
 
 // admit waits until the body of r has room among the uploads in memory.
-func (a *API) admit(r *http.Request) (release func(), err error) {
-	if err := wire.CheckLength(r, a.opts.FileLimit); err != nil {
+func (a *API) admit(r *http.Request, lim *limits) (release func(), err error) {
+	if err := wire.CheckLength(r, lim.file); err != nil {
 		return nil, err
 	}
 	n := r.ContentLength
 	if n < 0 {
-		n = a.opts.FileLimit // unknown: as much as it may become
+		n = lim.file // unknown: as much as it may become
 	}
-	if a.uploads == nil {
+	if lim.uploads == nil {
 		a.metrics.Uploading(n)
 		return func() { a.metrics.Uploading(-n) }, nil
 	}
-	n = min(n, a.opts.UploadLimit) // a large one goes alone
-	if !a.uploads.TryAcquire(n) {
+	n = min(n, lim.bytes) // a large one goes alone
+	if !lim.uploads.TryAcquire(n) {
 		ctx, cancel := context.WithTimeout(r.Context(), a.opts.UploadWait)
 		defer cancel()
-		if err := a.uploads.Acquire(ctx, n); err != nil {
+		if err := lim.uploads.Acquire(ctx, n); err != nil {
 			return nil, fmt.Errorf("%w: %d more do not fit the limit of %d bytes of uploads at once",
-				volume.ErrBusy, n, a.opts.UploadLimit)
+				volume.ErrBusy, n, lim.bytes)
 		}
 	}
 	a.metrics.Uploading(n)
 	return func() {
 		a.metrics.Uploading(-n)
-		a.uploads.Release(n)
+		lim.uploads.Release(n)
 	}, nil
 }
 

@@ -1,0 +1,89 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// safeBuffer is the file of a bare server in memory.
+type safeBuffer struct {
+	mu sync.Mutex
+	bytes.Buffer
+}
+
+func (b *safeBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.Buffer.Write(p)
+}
+
+func TestBareServerIsDriven(t *testing.T) {
+	t.Parallel()
+	var file safeBuffer
+	body := content(1024)
+	srv := httptest.NewServer(bareHandler(body, &file))
+	defer srv.Close()
+	addr := strings.TrimPrefix(srv.URL, "http://")
+	all := []series{
+		{"GET bare", http.StatusOK, []*lane{getLane(addr, []string{"/1,01deadbeef"})}},
+		{"POST bare", http.StatusCreated, []*lane{postLane(addr, "1,01deadbeef", body), postLane(addr, "2,01deadbeef", body)}},
+	}
+	runs := map[string][]result{}
+	posted := int64(0)
+	for _, s := range all {
+		res, err := drive(context.Background(), s.lanes, 4, s.want, 20*time.Millisecond)
+		if err != nil {
+			t.Fatalf("%s: %v", s.name, err)
+		}
+		runs[s.name], posted = []result{res}, res.latency.TotalCount()
+	}
+	if posted == 0 || int64(file.Len()) != posted*int64(len(body)) {
+		t.Errorf("%d posts answered, %d bytes in the file", posted, file.Len())
+	}
+	for _, q := range ratios { // the servers that this test does not start
+		for _, name := range []string{q.num, q.den} {
+			if runs[name] == nil {
+				runs[name] = runs["POST bare"]
+			}
+		}
+	}
+	rep := &report{Size: 1024, Rounds: 1, Seconds: 0.02}
+	rep.add(64, all, runs)
+	var out strings.Builder
+	if err := rep.print(&out); err != nil {
+		t.Fatal(err)
+	}
+	if len(rep.Ratios) != len(ratios) || !strings.Contains(out.String(), "GET weedd / bare") {
+		t.Errorf("report:\n%s", out.String())
+	}
+}
+
+func TestDriveEndsAtTheFirstWrongAnswer(t *testing.T) {
+	t.Parallel()
+	srv := httptest.NewServer(http.NotFoundHandler())
+	defer srv.Close()
+	l := getLane(strings.TrimPrefix(srv.URL, "http://"), []string{"/x"})
+	if _, err := drive(context.Background(), []*lane{l}, 2, http.StatusOK, time.Minute); err == nil || !strings.Contains(err.Error(), "404") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestReadAnswer(t *testing.T) {
+	t.Parallel()
+	r := bufio.NewReader(strings.NewReader("HTTP/1.1 201 Created\r\nX: y\r\nContent-Length: 3\r\n\r\nabcHTTP/1.1 204 No Content\r\n\r\nnonsense\r\n"))
+	for _, want := range []int{201, 204} {
+		if status, err := readAnswer(r); status != want || err != nil {
+			t.Errorf("%d, %v; want %d", status, err, want)
+		}
+	}
+	if status, err := readAnswer(r); err == nil {
+		t.Errorf("nonsense is read as %d", status)
+	}
+}
