@@ -160,31 +160,6 @@ func (c *Client) View(ctx context.Context) (cluster.View, error) {
 	return v, nil
 }
 
-// Forward passes an HTTP request on to the leader. It is sent again only when
-// it was not handled.
-func (c *Client) Forward(ctx context.Context, req ForwardRequest) (ForwardAnswer, error) {
-	var a ForwardAnswer
-	if len(req.Body) > MaxForwardBody {
-		return a, fmt.Errorf("forward %s %s: %w: body above %d bytes", req.Method, req.URI, volume.ErrTooLarge, MaxForwardBody)
-	}
-	err := c.toLeader(ctx, 0, onlyUnheard, func(ctx context.Context, conn grpc.ClientConnInterface) error {
-		ctx, cancel := context.WithCancel(ctx)
-		defer cancel()
-		stream, err := rpcwire.Open[piece, piece](ctx, conn, ServiceName, "Forward")
-		if err == nil {
-			err = sendPieces(stream, req)
-		}
-		if err != nil {
-			return rpcwire.Error(err)
-		}
-		return rpcwire.Error(recvPieces(stream.Recv, &a, 1<<30))
-	})
-	if err != nil {
-		return a, fmt.Errorf("forward %s %s to the leader: %w", req.Method, req.URI, err)
-	}
-	return a, nil
-}
-
 // Locate asks the masters in turn for the entry of a volume and the nodes that
 // hold it. One that does not know it is believed only when no other does:
 // it may lag behind.

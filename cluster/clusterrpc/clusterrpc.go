@@ -44,34 +44,12 @@ type Service interface {
 	WhoLeads(ctx context.Context) (LeaderInfo, error)
 	// Promise is the vote on a genesis (rule R2). The proposal is opaque here.
 	Promise(ctx context.Context, proposal json.RawMessage) error
-	// Forward answers an HTTP request that another master passes on because
-	// this one leads.
-	Forward(ctx context.Context, req ForwardRequest) (ForwardAnswer, error)
 }
 
 // LeaderInfo says where the leader is.
 type LeaderInfo struct {
 	ID       volume.NodeID `json:"id,omitempty"`
 	Internal string        `json:"internal,omitempty"`
-}
-
-// MaxForwardBody bounds the body of a forwarded request, in bytes.
-const MaxForwardBody = 1 << 20
-
-// ForwardRequest is an HTTP request of an admin route, passed on to the leader.
-type ForwardRequest struct {
-	Method      string `json:"method"`
-	URI         string `json:"uri"` // path and query
-	ContentType string `json:"content_type,omitempty"`
-	Client      string `json:"client"` // host:port of who asked
-	Body        []byte `json:"body,omitempty"`
-}
-
-// ForwardAnswer is the answer to it.
-type ForwardAnswer struct {
-	Status int                 `json:"status"`
-	Header map[string][]string `json:"header,omitempty"`
-	Body   []byte              `json:"body,omitempty"`
 }
 
 // The messages that are not already words of other packages.
@@ -159,17 +137,6 @@ func Register(srv *grpc.Server, svc Service) {
 					return wire(err)
 				}
 				return sendPieces(stream, v)
-			}),
-			rpcwire.Stream("Forward", func(s Service, stream grpc.BidiStreamingServer[piece, piece]) error {
-				var req ForwardRequest
-				if err := recvPieces(stream.Recv, &req, 2*MaxForwardBody); err != nil {
-					return wire(err)
-				}
-				a, err := s.Forward(stream.Context(), req)
-				if err != nil {
-					return wire(err)
-				}
-				return sendPieces(stream, a)
 			}),
 		},
 	}, svc)

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -136,13 +135,6 @@ func (m *fakeMaster) Promise(_ context.Context, p json.RawMessage) error {
 	return nil
 }
 
-func (m *fakeMaster) Forward(ctx context.Context, req clusterrpc.ForwardRequest) (clusterrpc.ForwardAnswer, error) {
-	if err := m.notLeader(ctx); err != nil {
-		return clusterrpc.ForwardAnswer{}, err
-	}
-	return clusterrpc.ForwardAnswer{Status: 203, Header: map[string][]string{"X-Uri": {req.Method + " " + req.URI + " " + req.ContentType + " " + req.Client}}, Body: slices.Concat(req.Body, req.Body)}, nil
-}
-
 // masters is some masters in memory. It gives connections and names to Client.
 type masters struct {
 	list  []*fakeMaster
@@ -240,14 +232,6 @@ func TestEveryCallReachesTheLeaderWhoeverIsAsked(t *testing.T) {
 	}
 	if v, err := c.View(ctx(t)); err != nil || len(v.ClusterID) != 3<<20 {
 		t.Errorf("View of 3 MiB: %d bytes, %v", len(v.ClusterID), err)
-	}
-	body := make([]byte, clusterrpc.MaxForwardBody)
-	a, err := c.Forward(ctx(t), clusterrpc.ForwardRequest{Method: "POST", URI: "/vol/grow?count=1", ContentType: "a/b", Client: "h:1", Body: body})
-	if err != nil || a.Status != 203 || len(a.Body) != 2*len(body) || a.Header["X-Uri"][0] != "POST /vol/grow?count=1 a/b h:1" {
-		t.Errorf("Forward: %d %v, %d bytes, %v", a.Status, a.Header, len(a.Body), err)
-	}
-	if _, err := c.Forward(ctx(t), clusterrpc.ForwardRequest{Body: append(body, 0)}); !errors.Is(err, volume.ErrTooLarge) {
-		t.Errorf("Forward of too much: %v", err)
 	}
 }
 

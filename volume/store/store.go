@@ -42,7 +42,7 @@ const (
 type Dir struct {
 	Path string
 	Disk volume.DiskType
-	Max  int // volume slots
+	Max  int // volume slots; 0 is always some more than there are volumes
 	// Init takes the directory into use although it has no marker file, and
 	// makes it if its parent is there. Without Init such a directory is
 	// refused: it may be the mount point of a disk that is not mounted.
@@ -222,12 +222,19 @@ func (s *Store) Aside() []volume.SetAside {
 	return list
 }
 
+// spareSlots is how many more volumes a directory without a Max says it takes:
+// enough for growth between two reports.
+const spareSlots = 16
+
 // Disks describes the directories as they are now.
 func (s *Store) Disks() []volume.DiskReport {
 	var list []volume.DiskReport
 	used := s.used()
 	for _, d := range s.dirs {
 		r := volume.DiskReport{Dir: d.Path, Disk: d.Disk, Max: d.Max, Used: used[d], Fenced: d.problem, Missing: d.problem != ""}
+		if d.Max == 0 {
+			r.Max = r.Used + spareSlots
+		}
 		if !r.Missing {
 			space, err := s.opts.FS.Space(d.Path)
 			r.AllB, r.FreeB = space.All, space.Free

@@ -1,0 +1,81 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+
+	"weedd/cluster"
+	"weedd/cluster/clusterrpc"
+	"weedd/cluster/gossip"
+	"weedd/cluster/master"
+	"weedd/volume"
+	"weedd/volume/needle"
+	"weedd/volume/server"
+	"weedd/volume/volumerpc"
+)
+
+// peers knows the addresses of volume servers, by gossip.
+type peers struct{ mesh *gossip.Mesh }
+
+// Node implements server.Peers.
+func (p peers) Node(id volume.NodeID) (volume.Node, bool) {
+	n, ok := p.mesh.Node(id)
+	return n.Volume(), ok
+}
+
+// clusterClient makes the client that reaches the leader, wherever it is.
+func (d *Daemon) clusterClient() *clusterrpc.Client {
+	o := clusterrpc.ClientOptions{Conns: conns{d.pool}, Masters: func() (out []cluster.Node) {
+		members, _ := d.mesh.Watch()
+		for _, n := range members {
+			if n.Roles&cluster.RoleMaster != 0 {
+				out = append(out, n)
+			}
+		}
+		return out
+	}}
+	if d.master != nil {
+		o.Hint = d.master.hint
+	}
+	return clusterrpc.NewClient(o)
+}
+
+// volumes is how the master role writes: in process when the primary is this
+// very daemon.
+type volumes struct {
+	self   volume.NodeID
+	local  *server.Server // nil without the volume role
+	remote *volumerpc.Client
+}
+
+func (d *Daemon) volumes() master.Volumes {
+	v := volumes{self: d.dir.node}
+	if d.volume != nil {
+		v.local, v.remote = d.volume.server, d.volume.remote
+	} else {
+		v.remote = volumerpc.NewClient(conns{d.pool}, 0)
+	}
+	return v
+}
+
+// Put implements master.Volumes.
+func (v volumes) Put(ctx context.Context, node volume.Node, id volume.FileID, n *needle.Needle, createOnly bool) (volume.PutResult, error) {
+	if node.ID != v.self {
+		return v.remote.Put(ctx, node, id, n, createOnly)
+	}
+	if v.local == nil {
+		return volume.PutResult{}, fmt.Errorf("%w: node %s has no volume role any more", volume.ErrNoVolume, node.ID)
+	}
+	return v.local.PutHere(ctx, id, n, createOnly)
+}
+
+// Delete implements master.Volumes.
+func (v volumes) Delete(ctx context.Context, node volume.Node, id volume.FileID) (int64, error) {
+	if node.ID != v.self {
+		return v.remote.Delete(ctx, node, id)
+	}
+	if v.local == nil {
+		return 0, fmt.Errorf("%w: node %s has no volume role any more", volume.ErrNoVolume, node.ID)
+	}
+	return v.local.DeleteHere(ctx, id)
+}

@@ -1,0 +1,122 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+
+	"weedd/cluster/clusterrpc"
+	"weedd/daemon/config"
+	"weedd/volume"
+	"weedd/volume/server"
+	"weedd/volume/store"
+	"weedd/volume/vfs"
+	"weedd/volume/volumehttp"
+	"weedd/volume/volumerpc"
+)
+
+// volumeRole is the volume role of one daemon.
+type volumeRole struct {
+	listener net.Listener
+	http     *http.Server
+	store    *store.Store
+	server   *server.Server
+	remote   *volumerpc.Client
+	api      *volumehttp.API
+}
+
+// minFree is how much room a disk keeps: below it no volume is made there.
+const minFree = 64 << 20
+
+// openVolume opens the disks and the public port.
+func (d *Daemon) openVolume() (err error) {
+	v := &volumeRole{}
+	var dirs []store.Dir
+	for _, disk := range d.cfg.Volume.Disks {
+		dirs = append(dirs, store.Dir{Path: disk.Path, Disk: disk.Type, Max: disk.Max, Init: true})
+	}
+	v.store, err = store.Open(store.Options{
+		FS: vfs.OS{}, Dirs: dirs, Sync: store.SyncMode(d.cfg.Volume.Sync), MinFree: minFree, Boot: vfs.BootID(), Log: d.log, Now: time.Now,
+	})
+	if err != nil {
+		return fmt.Errorf("open store: %w", err)
+	}
+	d.open.push(v.store.Close)
+	if v.listener, err = d.listen(d.cfg.VolumeAddr(), "public port of the volume role"); err != nil {
+		return err
+	}
+	d.volume = v
+	return nil
+}
+
+// startVolume starts the copies and makes the routes.
+func (d *Daemon) startVolume(masters *clusterrpc.Client) {
+	v := d.volume
+	v.remote = volumerpc.NewClient(conns{d.pool}, 0)
+	v.server = server.New(server.Options{
+		Node: d.dir.node, Store: v.store, Master: masters, Peers: peers{d.mesh}, Remote: v.remote,
+		ClusterID: d.dir.ClusterID, SetClusterID: d.setClusterID,
+		Logger: d.log, Now: time.Now, Run: rand.Uint64(), Hold: d.cfg.Limits.Hold,
+	})
+	d.open.push(v.server.Close)
+	volumerpc.Register(d.rpc, v.server, volumerpc.Limits{File: int64(d.cfg.Limits.FileSize)})
+	v.api = volumehttp.New(volumehttp.Options{
+		Blobs: blobs{v.server}, Log: d.log, Version: d.opts.Version, Metrics: d.metricsHandler(),
+		FileLimit: int64(d.cfg.Limits.FileSize), UploadLimit: int64(d.cfg.Limits.InFlight),
+		ReadMode: volumehttp.ReadMode(d.cfg.Volume.ReadMode),
+	})
+	d.open.push(v.api.Close)
+	d.metrics.MustRegister(v.server.Collectors()...)
+	d.metrics.MustRegister(v.api.Collectors()...)
+	v.http = newHTTP(v.api.Handler(), d.log)
+}
+
+// run serves until ctx ends.
+func (v *volumeRole) run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return v.server.Run(ctx) })
+	g.Go(func() error { return ignoreClosed(v.http.Serve(v.listener)) })
+	g.Go(func() error {
+		<-ctx.Done()
+		return v.http.Close() // after a planned stop nothing is left to cut off
+	})
+	return g.Wait()
+}
+
+// setLimits follows limits that change live.
+func (v *volumeRole) setLimits(cfg config.Config) {
+	v.api.SetLimits(int64(cfg.Limits.FileSize), int64(cfg.Limits.InFlight))
+}
+
+// blobs is the volume role as its public API sees it.
+type blobs struct{ *server.Server }
+
+// Status implements volumehttp.Blobs.
+func (b blobs) Status() volumehttp.Status { return volumehttp.Status(b.Server.Status()) }
+
+func (d *Daemon) metricsHandler() http.Handler {
+	return promhttp.HandlerFor(d.metrics, promhttp.HandlerOpts{})
+}
+
+// conns gives the RPC packages the pool of connections.
+type conns struct {
+	pool interface {
+		Conn(addr string, node volume.NodeID, use string) (*grpc.ClientConn, error)
+	}
+}
+
+// Conn implements clusterrpc.Conns and volumerpc.Conns.
+func (c conns) Conn(addr string, node volume.NodeID, use string) (grpc.ClientConnInterface, error) {
+	conn, err := c.pool.Conn(addr, node, use)
+	if err != nil {
+		return nil, err // not a nil *grpc.ClientConn in an interface that is not nil
+	}
+	return conn, nil
+}
