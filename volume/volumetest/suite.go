@@ -59,7 +59,7 @@ var cases = []struct {
 			f.Errorf("got %d bytes", len(n.Data))
 		}
 		n.Release()
-		f.wantErr("get", f.get(stranger(f.id)), volume.ErrCookie)
+		f.wantHidden(f.get(stranger(f.id)))
 		f.wantErr("delete", f.delete(stranger(f.id)), volume.ErrCookie)
 		f.must("delete", f.delete(f.id))
 		f.wantErr("get", f.get(f.id), volume.ErrNotFound)
@@ -85,7 +85,7 @@ var cases = []struct {
 	}},
 	{"a wrong cookie neither reads, writes nor deletes", func(f *fixture) {
 		f.put(f.id, file("mine"))
-		f.wantErr("get", f.get(stranger(f.id)), volume.ErrCookie)
+		f.wantHidden(f.get(stranger(f.id)))
 		_, err := f.Put(context.Background(), stranger(f.id), file("theirs"), false)
 		f.wantErr("put", err, volume.ErrCookie)
 		f.wantErr("delete", f.delete(stranger(f.id)), volume.ErrCookie)
@@ -212,6 +212,15 @@ func (f *fixture) wantErr(what string, err, want error) {
 	f.Helper()
 	if !errors.Is(err, want) {
 		f.Errorf("%s: got %v, want %v", what, err, want)
+	}
+}
+
+// wantHidden checks the answer to a read with a wrong cookie. A store may keep
+// back that there is a file with another one.
+func (f *fixture) wantHidden(err error) {
+	f.Helper()
+	if !errors.Is(err, volume.ErrCookie) && !errors.Is(err, volume.ErrNotFound) {
+		f.Errorf("get with a wrong cookie: %v", err)
 	}
 }
 
