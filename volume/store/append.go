@@ -286,39 +286,61 @@ func (v *Volume) Cut(end int64) error {
 		return err
 	}
 	v.mu.Lock()
-	sum, keep := v.sums, 0
+	sum, was := v.sums, v.end
+	err := v.cuttableLocked(end)
+	v.mu.Unlock()
+	if err != nil || end == was {
+		return err
+	}
+	if sum, err = sum.cut(v.dat, end); err != nil {
+		return v.fail(fmt.Errorf("cut: %w", err))
+	}
+	v.mu.Lock()
+	if err := v.cuttableLocked(end); err != nil { // published meanwhile
+		v.mu.Unlock()
+		return err
+	}
+	v.shrinkLocked(end, sum)
+	v.mu.Unlock()
+	return v.cutFile(end)
+}
+
+// cuttableLocked says why v cannot be cut at end.
+func (v *Volume) cuttableLocked(end int64) error {
+	boundary := v.committed
+	for _, r := range v.pending {
+		if r.end(needle.V3) <= end {
+			boundary = r.end(needle.V3)
+		}
+	}
+	switch {
+	case end < v.committed:
+		return fmt.Errorf("volume %d: cut at %d is below the committed length %d", v.id, end, v.committed)
+	case end != boundary:
+		return fmt.Errorf("volume %d: cut at %d: no record ends there", v.id, end)
+	}
+	return nil
+}
+
+// shrinkLocked changes what is in memory to a length of end.
+func (v *Volume) shrinkLocked(end int64, sum sums) {
+	keep := 0
 	for keep < len(v.pending) && v.pending[keep].offset < end {
 		keep++
 	}
-	boundary := v.committed
-	if keep > 0 {
-		boundary = v.pending[keep-1].end(needle.V3)
+	v.pending = v.pending[:keep]
+	clear(v.newest)
+	v.appended = v.published
+	for _, r := range v.pending {
+		v.newest[r.key] = r.indexRow
+		v.appended = r.appended
 	}
-	was, committed := v.end, v.committed
-	v.mu.Unlock()
-	switch {
-	case end == was:
-		return nil
-	case end < committed:
-		return fmt.Errorf("volume %d: cut at %d is below the committed length %d", v.id, end, committed)
-	case end != boundary:
-		return fmt.Errorf("volume %d: cut at %d: no record begins there", v.id, end)
-	}
-	sum, err := sum.cut(v.dat, end)
-	if err != nil {
-		return v.fail(fmt.Errorf("cut: %w", err))
-	}
-	return v.cut(end, sum, func() { v.dropPendingLocked(keep) })
+	v.end, v.sums, v.durable = end, sum, min(v.durable, end)
+	v.cuts++
 }
 
-// cut does the work of Cut and CutAll; drop changes what is in memory.
-func (v *Volume) cut(end int64, sum sums, drop func()) error {
-	v.mu.Lock()
-	drop()
-	v.end, v.sums = end, sum
-	v.durable = min(v.durable, end)
-	v.cuts++
-	v.mu.Unlock()
+// cutFile cuts .dat to end, durably.
+func (v *Volume) cutFile(end int64) error {
 	// First the checkpoint: one that is left with a longer file would later be
 	// taken to vouch for other bytes, appended after the cut.
 	if v.saved > end {
@@ -338,16 +360,6 @@ func (v *Volume) cut(end int64, sum sums, drop func()) error {
 	return nil
 }
 
-func (v *Volume) dropPendingLocked(keep int) {
-	v.pending = v.pending[:keep]
-	clear(v.newest)
-	v.appended = v.published
-	for _, r := range v.pending {
-		v.newest[r.key] = r.indexRow
-		v.appended = r.appended
-	}
-}
-
 // CutAll drops everything but the super block, for a copy that is to be filled
 // anew. The caller vouches that nothing counts on it.
 func (v *Volume) CutAll() error {
@@ -355,33 +367,23 @@ func (v *Volume) CutAll() error {
 		return err
 	}
 	super := v.super.encode()
+	sum := sums{}.plus(super[:])
 	v.idxMu.Lock()
 	v.idxSize = 0
-	err := v.cutAllLocked(super[:])
+	v.mu.Lock()
+	v.committed, v.published, v.rows, v.counts = SuperBlockSize, 0, nil, counts{}
+	v.shrinkLocked(SuperBlockSize, sum)
+	v.index.Store(newIndex(0))
+	v.mu.Unlock()
 	v.idxMu.Unlock()
-	if err != nil {
+	if err := v.saveCheckpoint(SuperBlockSize); err != nil {
 		return v.fail(err)
 	}
-	return v.cut(SuperBlockSize, sums{}.plus(super[:]), func() {})
-}
-
-// cutAllLocked empties memory, checkpoint and .idx; idxMu is held.
-func (v *Volume) cutAllLocked(super []byte) error {
-	v.mu.Lock()
-	v.dropPendingLocked(0)
-	v.committed, v.published, v.appended, v.rows, v.counts = SuperBlockSize, 0, 0, nil, counts{}
-	v.index.Store(newIndex(0))
-	c := checkpoint{
-		volume: v.id, copy: v.copy, super: v.super.encode(), durable: SuperBlockSize, committed: SuperBlockSize,
-		boot: v.boot, sums: sums{}.plus(super),
-	}
-	v.mu.Unlock()
-	if err := vfs.Replace(v.opts.FS, v.base+extCkpt, c.encode()); err != nil {
-		return err
-	}
-	v.saved, v.due = SuperBlockSize, checkpointAt
 	if err := v.idx.Truncate(0); err != nil {
-		return err
+		return v.fail(err)
 	}
-	return v.idx.Sync()
+	if err := v.idx.Sync(); err != nil {
+		return v.fail(err)
+	}
+	return v.cutFile(SuperBlockSize)
 }
