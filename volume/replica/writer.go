@@ -27,9 +27,10 @@ type op struct {
 }
 
 type result struct {
-	put  volume.PutResult
-	size int64 // of a deleted record
-	err  error
+	put    volume.PutResult
+	size   int64 // of a deleted record
+	err    error
+	notYet bool // nothing was done, and this copy is about to take writes
 }
 
 func (o *op) finish(res result) {
@@ -56,15 +57,44 @@ type confirm struct {
 // volume.ErrCookie. *volume.NotPrimaryError and volume.ErrUnavailable mean that
 // nothing was done; volume.ErrOutcomeUnknown that it may have been.
 func (r *Replica) Put(ctx context.Context, n *needle.Needle, createOnly bool) (volume.PutResult, error) {
-	res := r.submit(ctx, &op{n: n, createOnly: createOnly})
+	res := r.hold(ctx, func() *op { return &op{n: n, createOnly: createOnly} })
 	return res.put, res.err
 }
 
 // Delete deletes key and answers the size of the record's body. Errors are as
 // for Put, and volume.ErrNotFound.
 func (r *Replica) Delete(ctx context.Context, key volume.Key, cookie volume.Cookie) (size int64, err error) {
-	res := r.submit(ctx, &op{n: &needle.Needle{Key: key, Cookie: cookie, Tombstone: true}, del: true})
+	res := r.hold(ctx, func() *op { return &op{n: &needle.Needle{Key: key, Cookie: cookie, Tombstone: true}, del: true} })
 	return res.size, res.err
+}
+
+// holdNew is how long a write waits for a copy that is about to lead: masters
+// give out ids on a volume as soon as it is open, and its primary may hear of
+// that a moment later.
+const holdNew = time.Second
+
+// hold submits an op, again and again while this copy is about to take writes.
+func (r *Replica) hold(ctx context.Context, next func() *op) result {
+	var limit <-chan time.Time
+	for {
+		r.mu.Lock()
+		moved := r.moved
+		r.mu.Unlock()
+		res := r.submit(ctx, next())
+		if !res.notYet {
+			return res
+		}
+		if limit == nil {
+			limit = time.After(holdNew)
+		}
+		select {
+		case <-moved:
+		case <-limit:
+			return res
+		case <-ctx.Done():
+			return res
+		}
+	}
 }
 
 func (r *Replica) submit(ctx context.Context, o *op) result {
@@ -149,9 +179,10 @@ func (r *Replica) writeSome(batch []*op) (rest []*op) {
 	defer r.logMu.Unlock()
 	r.mu.Lock()
 	if err := r.writableLocked(); err != nil {
+		notYet := errors.Is(err, volume.ErrUnavailable) && !r.yielding
 		r.mu.Unlock()
 		for _, o := range batch {
-			o.finish(result{err: err})
+			o.finish(result{err: err, notYet: notYet})
 		}
 		return nil
 	}
