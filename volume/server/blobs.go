@@ -14,11 +14,12 @@ import (
 // the request while there is none. n and its bytes must not change until Put has
 // returned. volume.ErrOutcomeUnknown means that it may have been stored.
 func (s *Server) Put(ctx context.Context, id volume.FileID, n *needle.Needle, createOnly bool) (res volume.PutResult, err error) {
+	n.Key, n.Cookie = id.Key, id.Cookie
 	err = s.write(ctx, id.Volume, func(ctx context.Context, t target, again bool) (err error) {
 		// A repeated write is applied only if the key is absent or holds the
 		// same bytes.
 		if t.local != nil {
-			res, err = t.local.Put(ctx, n, createOnly || again)
+			res, err = put(ctx, t.local, n, createOnly || again)
 		} else {
 			res, err = s.opts.Remote.Put(ctx, t.node, id, n, createOnly || again)
 		}
@@ -36,7 +37,7 @@ func (s *Server) Put(ctx context.Context, id volume.FileID, n *needle.Needle, cr
 func (s *Server) Delete(ctx context.Context, id volume.FileID, modified uint64) (size int64, err error) {
 	err = s.write(ctx, id.Volume, func(ctx context.Context, t target, again bool) (err error) {
 		if t.local != nil {
-			size, err = t.local.Delete(ctx, id.Key, id.Cookie)
+			size, err = remove(ctx, t.local, id)
 		} else {
 			size, err = s.opts.Remote.Delete(ctx, t.node, id)
 		}

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"weedd/volume"
@@ -35,7 +36,7 @@ func (s *Server) PutHere(ctx context.Context, id volume.FileID, n *needle.Needle
 	if err != nil {
 		return volume.PutResult{}, err
 	}
-	return r.Put(ctx, n, createOnly)
+	return put(ctx, r, n, createOnly)
 }
 
 // DeleteHere deletes a file if a copy on this node leads.
@@ -44,7 +45,41 @@ func (s *Server) DeleteHere(ctx context.Context, id volume.FileID) (size int64, 
 	if err != nil {
 		return 0, err
 	}
-	return r.Delete(ctx, id.Key, id.Cookie)
+	return remove(ctx, r, id)
+}
+
+// put and remove write to a copy of this node.
+func put(ctx context.Context, r *replica.Replica, n *needle.Needle, createOnly bool) (volume.PutResult, error) {
+	if err := closedByHand(r); err != nil {
+		return volume.PutResult{}, err
+	}
+	res, err := r.Put(ctx, n, createOnly)
+	return res, replaceable(r, err)
+}
+
+func remove(ctx context.Context, r *replica.Replica, id volume.FileID) (size int64, err error) {
+	if err := closedByHand(r); err != nil {
+		return 0, err
+	}
+	size, err = r.Delete(ctx, id.Key, id.Cookie)
+	return size, replaceable(r, err)
+}
+
+// closedByHand refuses writes to volumes that take none by decision.
+func closedByHand(r *replica.Replica) error {
+	if e := r.Entry(); e.State == volume.StateReadOnly || e.State == volume.StateExpired {
+		return fmt.Errorf("%w: volume %d is %s", volume.ErrReadOnly, e.Volume, e.State)
+	}
+	return nil
+}
+
+// replaceable turns the refusal of a copy that failed into one that is worth
+// another attempt, when there is another copy to lead.
+func replaceable(r *replica.Replica, err error) error {
+	if !errors.Is(err, volume.ErrReadOnly) || len(r.Entry().InSync) < 2 || r.Report().State != volume.CopyFailed {
+		return err
+	}
+	return fmt.Errorf("%w: another copy is about to lead: %v", volume.ErrUnavailable, err)
 }
 
 // ConfirmHere answers the committed length of epoch if a copy on this node leads

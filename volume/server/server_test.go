@@ -1,0 +1,344 @@
+package server_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"weedd/volume"
+	"weedd/volume/vfs/faultfs"
+	"weedd/volume/volumetest"
+)
+
+func TestOrdersMakeCopiesAndAnyNodeTakesWrites(t *testing.T) {
+	t.Parallel()
+	c := start(t, "a", "b", "c")
+	c.master.grow(1, spec001, "a", "b")
+	c.open(1, 2)
+	for i, n := range []volume.NodeID{"a", "b", "c"} {
+		c.node(n).mustPut(t, fileID(1, 10+i), "by "+string(n))
+	}
+	for i, by := range []string{"a", "b", "c"} {
+		c.node("a").wantFile(t, fileID(1, 10+i), "by "+by)
+		c.node("b").wantFile(t, fileID(1, 10+i), "by "+by)
+	}
+	if _, err := c.node("c").Delete(context.Background(), fileID(1, 10), 0); err != nil {
+		t.Errorf("delete at a node without a copy: %v", err)
+	}
+	for _, n := range []volume.NodeID{"a", "b"} {
+		if _, err := c.node(n).Get(context.Background(), fileID(1, 10), false); !errors.Is(err, volume.ErrNotFound) {
+			t.Errorf("get of a deleted file at %s: %v", n, err)
+		}
+	}
+	var there *volume.ElsewhereError
+	if _, err := c.node("c").Get(context.Background(), fileID(1, 11), false); !errors.As(err, &there) || len(there.Nodes) != 2 || there.Nodes[0].ID != "a" {
+		t.Errorf("get at a node without a copy: %v, %+v", err, there)
+	}
+	if _, err := c.node("c").Get(context.Background(), fileID(9, 1), false); !errors.Is(err, volume.ErrNoVolume) || errors.As(err, &there) {
+		t.Errorf("get of a volume that nobody has: %v", err)
+	}
+	if _, err := c.node("c").Put(context.Background(), fileID(9, 1), file(fileID(9, 1), "x"), false); !errors.Is(err, volume.ErrNoVolume) {
+		t.Errorf("put to a volume that nobody has: %v", err)
+	}
+	c.wantSame(1, "a", "b")
+}
+
+func TestItKeepsBlobsAsAllDo(t *testing.T) {
+	t.Parallel()
+	c := start(t, "a", "b", "c")
+	c.master.grow(1, spec001, "a", "b")
+	c.open(1, 2)
+	for _, n := range []volume.NodeID{"a", "b"} { // at the primary, and passed on
+		t.Run("at "+string(n), func(t *testing.T) {
+			id := volume.ID(20 + len(c.master.entries))
+			c.master.grow(id, spec001, "a", "b")
+			c.open(id, 2)
+			volumetest.Run(t, func(t *testing.T) (volumetest.Store, volume.ID) { return c.node(n), id })
+		})
+	}
+}
+
+func TestAReturningFollowerCatchesUpByTheTailAlone(t *testing.T) {
+	t.Parallel()
+	c := start(t, "a", "b")
+	c.master.grow(1, spec001, "a", "b")
+	c.open(1, 2)
+	for i := range 50 {
+		c.node("a").mustPut(t, fileID(1, 1+i), strings.Repeat("old ", 1000))
+	}
+	c.halt("b")
+	c.node("a").mustPut(t, fileID(1, 1000), "missed") // drops b from the set, and is answered
+	if e := c.master.entry(1); len(e.InSync) != 1 || len(e.Joining) != 1 {
+		t.Fatalf("b was not dropped: %+v", e)
+	}
+	before := c.sent.Load()
+	c.boot("b", c.node("b").fs.Crash(1))
+	c.open(1, 2)
+	if n := c.sent.Load() - before; n > 1000 {
+		t.Errorf("%d bytes were sent to catch up with one small file", n)
+	}
+	c.node("b").wantFile(t, fileID(1, 1000), "missed")
+	c.wantSame(1, "a", "b")
+}
+
+func TestARestartedPrimaryLeadsAgain(t *testing.T) {
+	t.Parallel()
+	c := start(t, "a", "b")
+	c.master.grow(1, spec001, "a", "b")
+	c.open(1, 2)
+	c.node("a").mustPut(t, fileID(1, 1), "one")
+	c.halt("a")
+	done := make(chan error, 1)
+	go func() { // held until the primary is back
+		_, err := c.node("b").Put(context.Background(), fileID(1, 2), file(fileID(1, 2), "two"), false)
+		done <- err
+	}()
+	c.boot("a", c.node("a").fs.Crash(2))
+	if err := <-done; err != nil {
+		t.Errorf("put held over a restart of the primary: %v", err)
+	}
+	c.node("a").wantFile(t, fileID(1, 1), "one")
+	c.node("a").wantFile(t, fileID(1, 2), "two")
+	if e := c.master.entry(1); e.Epoch < 2 {
+		t.Errorf("the primary wrote in its old epoch: %+v", e)
+	}
+}
+
+func TestALostCopyIsReportedAndMadeOnlyUnderANewID(t *testing.T) {
+	t.Parallel()
+	c := start(t, "a", "b")
+	c.master.grow(1, spec001, "a", "b")
+	c.open(1, 2)
+	c.node("a").mustPut(t, fileID(1, 1), "kept")
+	c.halt("b")
+	lost, _, _ := c.master.entry(1).Holder("b")
+	c.boot("b", faultfs.New(99)) // another disk, the same node
+	c.eventually("b reports its copy as lost", func() bool {
+		r := c.master.report("b", 1)
+		return r.State == volume.CopyLost && r.Copy == lost.Copy
+	})
+	c.node("a").mustPut(t, fileID(1, 2), "without b")
+	if e := c.master.entry(1); !slices.Contains(e.Joining, lost) {
+		t.Fatalf("the lost copy is not joining: %+v", e)
+	}
+	c.master.change(1, func(e *volume.Entry) {}) // one more order that names it
+	c.eventually("b stays without it", func() bool { return c.master.report("b", 1).State == volume.CopyLost })
+	if vs := c.node("b").disk.Volumes(); len(vs) != 0 {
+		t.Errorf("b made the lost copy anew: %v", vs)
+	}
+	fresh := volume.Holder{Node: "b", Copy: volume.NewCopyID()}
+	c.master.change(1, func(e *volume.Entry) { e.Joining = []volume.Holder{fresh} })
+	c.open(1, 2)
+	if e := c.master.entry(1); !slices.Contains(e.InSync, fresh) {
+		t.Errorf("the new copy is not in sync: %+v", e)
+	}
+	c.wantSame(1, "a", "b")
+}
+
+func TestAReplacedCopyIsSetAsideNotDeleted(t *testing.T) {
+	t.Parallel()
+	c := start(t, "a", "b")
+	c.master.grow(1, spec001, "a", "b")
+	c.open(1, 2)
+	c.node("a").mustPut(t, fileID(1, 1), "kept")
+	fresh := volume.Holder{Node: "b", Copy: volume.NewCopyID()}
+	c.master.change(1, func(e *volume.Entry) {
+		e.InSync = slices.DeleteFunc(e.InSync, func(h volume.Holder) bool { return h.Node == "b" })
+		e.Joining = []volume.Holder{fresh}
+	})
+	c.open(1, 2)
+	if v, err := c.node("b").disk.Volume(1); err != nil || v.CopyID() != fresh.Copy {
+		t.Errorf("volume 1 on b: %v", err)
+	}
+	c.eventually("the old copy is shown as set aside", func() bool {
+		c.master.mu.Lock()
+		defer c.master.mu.Unlock()
+		return len(c.master.aside["b"]) == 1
+	})
+	c.wantSame(1, "a", "b")
+}
+
+func TestACopyIsDroppedOnlyWhenTheOthersHaveItAll(t *testing.T) {
+	t.Parallel()
+	c := start(t, "a", "b", "c")
+	c.master.grow(1, spec001, "a", "b")
+	c.open(1, 2)
+	c.node("a").mustPut(t, fileID(1, 1), "kept")
+	extra := volume.Holder{Node: "c", Copy: volume.NewCopyID()}
+	c.master.change(1, func(e *volume.Entry) { e.Joining = []volume.Holder{extra} })
+	c.open(1, 3)
+	listed := c.master.entry(1)
+	keep := slices.DeleteFunc(slices.Clone(listed.InSync), func(h volume.Holder) bool { return h.Node == "c" })
+	has := func() bool { _, err := c.node("c").disk.Volume(1); return err == nil }
+	log := func(what string) {
+		if !has() {
+			t.Fatalf("dropped although %s", what)
+		}
+	}
+	drop := func(d volume.Drop) error { return c.node("c").Drop(context.Background(), d) }
+
+	d := volume.Drop{Volume: 1, Copy: extra.Copy, Epoch: listed.Epoch, Keep: keep}
+	if err := drop(d); !errors.Is(err, volume.ErrStale) {
+		t.Errorf("drop of a copy that is listed: %v", err)
+	}
+	log("it is listed")
+	e := c.master.change(1, func(e *volume.Entry) { e.InSync = keep })
+	c.open(1, 2)
+	d.Epoch = e.Epoch + 5
+	if err := drop(d); !errors.Is(err, volume.ErrStale) {
+		t.Errorf("drop at an epoch that has not come: %v", err)
+	}
+	d.Epoch, d.Keep = e.Epoch, keep[:1]
+	if err := drop(d); !errors.Is(err, volume.ErrUnavailable) {
+		t.Errorf("drop with one copy to keep where two are asked for: %v", err)
+	}
+	if err := drop(volume.Drop{Volume: 1, Copy: extra.Copy + 1, Epoch: e.Epoch, Deleted: true}); err != nil {
+		t.Errorf("drop of a copy that is not here: %v", err)
+	}
+	log("the order did not hold")
+	c.halt("b")
+	d.Keep = keep
+	if err := drop(d); err == nil {
+		t.Error("dropped although a copy to keep did not answer")
+	}
+	log("a copy to keep did not answer")
+	c.boot("b", c.node("b").fs.Crash(3))
+	c.eventually("b is back in this epoch", func() bool { return c.master.report("b", 1).Epoch >= e.Epoch })
+	c.master.order("c", d)
+	c.eventually("c reports the copy gone", func() bool {
+		c.master.mu.Lock()
+		defer c.master.mu.Unlock()
+		return slices.Contains(c.master.gone["c"], 1)
+	})
+	if has() {
+		t.Error("reported gone, and still there")
+	}
+	c.node("b").wantFile(t, fileID(1, 1), "kept")
+}
+
+func TestADeletedVolumeIsDropped(t *testing.T) {
+	t.Parallel()
+	c := start(t, "a")
+	c.master.grow(1, spec000, "a")
+	c.open(1, 1)
+	h := c.master.entry(1).InSync[0]
+	c.master.mu.Lock()
+	delete(c.master.entries, 1)
+	c.master.notifyLocked() // an order that lists nothing deletes nothing
+	c.master.mu.Unlock()
+	c.master.grow(2, spec000, "a")
+	c.open(2, 1)
+	if _, err := c.node("a").disk.Volume(1); err != nil {
+		t.Fatalf("a volume that the orders did not name is gone: %v", err)
+	}
+	c.master.order("a", volume.Drop{Volume: 1, Copy: h.Copy, Epoch: 1, Deleted: true})
+	c.eventually("the volume is gone", func() bool { _, err := c.node("a").disk.Volume(1); return errors.Is(err, volume.ErrNoVolume) })
+}
+
+func TestAPlannedStopHandsOver(t *testing.T) {
+	t.Parallel()
+	c := start(t, "a", "b", "c")
+	for id := volume.ID(1); id <= 5; id++ {
+		c.master.grow(id, spec001, "a", "b")
+		c.open(id, 2)
+	}
+	c.master.grow(6, spec000, "a")
+	c.open(6, 1)
+	stop, done := make(chan struct{}), make(chan error)
+	go func() { // writes go on all the while
+		var err error
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				done <- err
+				return
+			default:
+			}
+			id := fileID(volume.ID(1+i%5), 100+i)
+			if _, e := c.node("c").Put(context.Background(), id, file(id, "x"), false); e != nil {
+				err = errors.Join(err, e)
+			}
+		}
+	}()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if err := c.node("a").Drain(ctx); err != nil {
+		t.Errorf("drain: %v", err)
+	}
+	close(stop)
+	if err := <-done; err != nil {
+		t.Errorf("writes during a planned stop: %v", err)
+	}
+	for id := volume.ID(1); id <= 5; id++ {
+		if e := c.master.entry(id); e.Primary != "b" {
+			t.Errorf("volume %d is still led by %s", id, e.Primary)
+		}
+	}
+	if r := c.node("a").Ready(); len(r) != 1 || !strings.Contains(r[0], "stopping") {
+		t.Errorf("ready while stopping: %q", r)
+	}
+}
+
+func TestOrdersOfAnotherClusterAreRefused(t *testing.T) {
+	t.Parallel()
+	c := start(t, "a")
+	c.eventually("a is ready", func() bool { return len(c.node("a").Ready()) == 0 })
+	c.master.mu.Lock()
+	c.master.cluster = "c2"
+	c.master.mu.Unlock()
+	c.master.grow(1, spec000, "a")
+	c.eventually("a says why it is not ready", func() bool {
+		r := c.node("a").Ready()
+		return len(r) == 1 && strings.Contains(r[0], "c2")
+	})
+	if vs := c.node("a").disk.Volumes(); len(vs) != 0 {
+		t.Errorf("a copy was made by order of another cluster")
+	}
+}
+
+func TestAFailedDiskCostsNoRequest(t *testing.T) {
+	t.Parallel()
+	c := start(t, "a", "b")
+	c.master.grow(1, spec001, "a", "b")
+	c.open(1, 2)
+	c.node("a").mustPut(t, fileID(1, 1), "kept")
+	c.node("a").fs.SetFault(func(op faultfs.Op) error {
+		if op.Kind == faultfs.Sync {
+			return faultfs.ErrInjected
+		}
+		return nil
+	})
+	c.node("a").mustPut(t, fileID(1, 2), "after the disk failed") // b leads meanwhile
+	c.node("b").wantFile(t, fileID(1, 2), "after the disk failed")
+	if e := c.master.entry(1); e.Primary != "b" {
+		t.Errorf("volume 1 is still led by %s", e.Primary)
+	}
+	c.eventually("a reports the failed copy", func() bool { return c.master.report("a", 1).State == volume.CopyFailed })
+}
+
+func TestMetricsAreWellFormed(t *testing.T) {
+	t.Parallel()
+	c := start(t, "a")
+	c.master.grow(1, spec000, "a")
+	c.open(1, 1)
+	reg := prometheus.NewPedanticRegistry()
+	for _, m := range c.node("a").Collectors() {
+		reg.MustRegister(m)
+	}
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == "weedd_volume_copies" {
+			return
+		}
+	}
+	t.Error("weedd_volume_copies is missing: " + fmt.Sprint(len(families)))
+}
