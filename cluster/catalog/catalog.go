@@ -299,19 +299,20 @@ func (c *Catalog) delete(cmd Delete) {
 		}
 	}
 	var kept []*volume.Entry
+	var ended []idRange
 	for _, e := range c.volumes {
 		if gone[e.Volume] {
-			c.deleted = addID(c.deleted, e.Volume)
+			ended = append(ended, idRange{e.Volume, e.Volume})
 		} else {
 			kept = append(kept, e)
 		}
 	}
-	c.volumes = kept
+	c.volumes, c.deleted = kept, merge(c.deleted, ended)
 }
 
-// addID adds one id to sorted ranges, in a new slice.
-func addID(ranges []idRange, id volume.ID) []idRange {
-	all := append(slices.Clone(ranges), idRange{id, id})
+// merge adds ranges to sorted ones, in a new slice.
+func merge(ranges, more []idRange) []idRange {
+	all := slices.Concat(ranges, more)
 	slices.SortFunc(all, func(a, b idRange) int { return cmp.Compare(a.From, b.From) })
 	var out []idRange
 	for _, r := range all {
@@ -324,7 +325,12 @@ func addID(ranges []idRange, id volume.ID) []idRange {
 	return out
 }
 
+// sortHolders gives none as nil, so that a catalog equals what its snapshot
+// reads back as.
 func sortHolders(hs []volume.Holder) []volume.Holder {
+	if len(hs) == 0 {
+		return nil
+	}
 	hs = slices.Clone(hs)
 	slices.SortFunc(hs, func(a, b volume.Holder) int {
 		return cmp.Or(cmp.Compare(a.Node, b.Node), cmp.Compare(a.Copy, b.Copy))
@@ -378,11 +384,6 @@ func allowed(old, next *volume.Entry, by volume.Holder) error {
 			return refuse("R9", "only the primary may ask for a copy to be in sync")
 		}
 	}
-	for _, h := range next.Joining {
-		if was, _, ok := old.Holder(h.Node); ok && was.Copy != h.Copy && holds(next.InSync, h.Node) {
-			return refuse("R6", fmt.Sprintf("node %s has another copy", h.Node))
-		}
-	}
 	if old.State != volume.StateNew && next.State == volume.StateNew {
 		return refuse("R6", "a volume is new only once")
 	}
@@ -426,8 +427,27 @@ func Read(r io.Reader) (*Catalog, error) {
 	if s.Format != snapshotFormat {
 		return nil, fmt.Errorf("read catalog snapshot: format %d; this build knows %d", s.Format, snapshotFormat)
 	}
-	if !slices.IsSortedFunc(s.Volumes, func(a, b *volume.Entry) int { return cmp.Compare(a.Volume, b.Volume) }) {
-		return nil, errors.New("read catalog snapshot: volumes out of order")
+	if err := s.check(); err != nil {
+		return nil, fmt.Errorf("read catalog snapshot: %w", err)
 	}
 	return &Catalog{s.Cluster, s.Ceiling, s.MaxVolume, s.Deleted, s.Volumes}, nil
+}
+
+// check refuses a snapshot that no commands could have led to: a master that
+// went on with it would give out keys or ids again.
+func (s *snapshot) check() error {
+	if s.Ceiling == 0 {
+		return errors.New("no ceiling of keys")
+	}
+	var last volume.ID
+	for _, e := range s.Volumes {
+		if e == nil || e.Volume <= last || e.Volume > s.MaxVolume {
+			return fmt.Errorf("volumes out of order after volume %d, or above the highest, %d", last, s.MaxVolume)
+		}
+		if err := wellFormed(e); err != nil {
+			return err
+		}
+		last = e.Volume
+	}
+	return nil
 }
