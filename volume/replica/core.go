@@ -46,6 +46,7 @@ type Core struct {
 	inFlight int64             // where the log ends with the bytes that OnBatch accepted; 0 once Followed has come
 
 	led    volume.Epoch // the newest epoch entered as primary by this run of the process
+	holds  bool         // writes may wait here: it led, was perhaps named primary again, and was not deposed since
 	peers  map[volume.Holder]*peerState
 	seq    uint64 // of the last batch
 	asked  []volume.Ask
@@ -165,12 +166,12 @@ func (c *Core) Learn(e volume.Entry) {
 	if e.Volume != c.id || e.Version <= c.entry.Version {
 		return
 	}
-	led, old := c.Leading(), c.entry
+	old := c.entry
 	c.entry = e
 	if e.Epoch > old.Epoch {
 		c.asked, c.yield, c.diverged = nil, false, nil
-		if led && !c.primary() {
-			c.emit(Depose{})
+		if !c.primary() {
+			c.depose()
 		}
 		if c.follow.id != 0 && e.Epoch > c.follow.epoch {
 			c.emit(Unfollow{c.follow.id})
@@ -234,7 +235,7 @@ func (c *Core) Entered(epoch volume.Epoch) {
 	c.durable = max(c.durable, c.entering.Start)
 	c.entering = volume.EpochStart{}
 	if c.entry.Epoch == epoch { // else it was overtaken while it entered
-		c.led = epoch
+		c.led, c.holds = epoch, true
 		c.peers = map[volume.Holder]*peerState{}
 		for _, h := range c.Peers() {
 			c.emit(Reattach{h})
@@ -274,10 +275,17 @@ func (c *Core) Fail(err error) {
 		c.emit(Unfollow{c.follow.id})
 		c.follow = stream{}
 	}
-	if c.Leading() {
+	c.depose()
+	c.settle()
+}
+
+// depose ends what waits. A copy may lose the lead between two epochs of its
+// own, while it enters the second: what waited since the first is void, too.
+func (c *Core) depose() {
+	if c.holds {
+		c.holds = false
 		c.emit(Depose{})
 	}
-	c.settle()
 }
 
 // Yield asks for another primary in place of this one, as for a planned stop or

@@ -95,7 +95,7 @@ func (c *Core) OnBatch(m Message) error {
 	switch {
 	case c.follow.id == 0 || m.Stream != c.follow.id:
 		return fmt.Errorf("%w: volume %d: stream %x is not followed", volume.ErrStale, c.id, m.Stream)
-	case len(m.Bytes) == 0:
+	case len(m.Bytes) == 0 && m.Offset <= at:
 		return nil
 	case m.Offset != at:
 		return fmt.Errorf("%w: volume %d: a batch at offset %d, and the copy ends at %d", volume.ErrBadRequest, c.id, m.Offset, at)

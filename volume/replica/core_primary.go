@@ -150,7 +150,11 @@ func (c *Core) counted() []volume.Holder {
 	return hs
 }
 
-// count finds how much is committed, and which joining copies have all of that.
+// count finds how much is committed, and which joining copies have all that was
+// ever acknowledged: what this epoch acknowledged is committed here, and what
+// earlier ones did lies before its start, though this copy may not know of it
+// (it learned the committed length of its predecessor late, or lost it in a
+// restart).
 func (c *Core) count() {
 	if !c.Leading() {
 		return
@@ -162,9 +166,10 @@ func (c *Core) count() {
 	if c.enough() {
 		c.commit(n)
 	}
+	all := max(c.committed, c.epochs[len(c.epochs)-1].Start)
 	for _, h := range c.entry.Joining {
 		p := c.peers[h]
-		if p != nil && p.attached && p.refused == "" && !p.adding && p.durable >= c.committed {
+		if p != nil && p.attached && p.refused == "" && !p.adding && p.durable >= all {
 			p.adding = true
 		}
 	}
