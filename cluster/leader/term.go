@@ -23,6 +23,8 @@ const (
 	// gather is how long a round waits for more signals: what happens together
 	// is decided together.
 	gather = 5 * time.Millisecond
+	// gatherMost bounds it where planning itself takes long, see rounds.
+	gatherMost = 250 * time.Millisecond
 	// probeTime bounds a probe. Refusal is immediate; who does not answer for so
 	// long is left to gossip.
 	probeTime = 500 * time.Millisecond
@@ -51,6 +53,7 @@ type term struct {
 
 	// The round loop's own.
 	nextProbe time.Time
+	planning  time.Duration // what the last plan took
 	grown     map[volume.Spec]time.Time
 	joined    map[volume.ID]time.Time
 	probes    sync.WaitGroup
@@ -125,7 +128,7 @@ func (t *term) rounds() {
 		select {
 		case <-t.ctx.Done():
 			return
-		case <-time.After(gather):
+		case <-time.After(min(max(gather, 4*t.planning), gatherMost)): // so that planning takes a fifth of one core at most
 		}
 	}
 }
@@ -136,6 +139,7 @@ func (t *term) round(cat *catalog.Catalog) {
 	now := time.Now()
 	view := t.topo.View(cat, now)
 	steps := t.due(placement.Settle(view, t.opt.Placement), now)
+	t.planning = time.Since(now)
 	wants := t.wants.take()
 	if len(steps) > 0 {
 		t.takeSteps(steps)
