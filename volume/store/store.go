@@ -127,6 +127,9 @@ func (s *Store) load(d *dir) error {
 			}
 		}
 	}
+	if names, err = s.opts.FS.ReadDir(d.Path); err != nil { // without those
+		return err
+	}
 	for _, name := range volumeNames(names) {
 		collection, id, ok := parseBase(name)
 		if !ok {
