@@ -64,12 +64,7 @@ func Start(t testing.TB, n int, change ...func(i int, c *config.Config)) *Cluste
 // New makes a cluster without nodes.
 func New(t testing.TB) *Cluster {
 	c := &Cluster{T: t, HTTP: &http.Client{Transport: &http.Transport{}, Timeout: 20 * time.Second}}
-	t.Cleanup(func() {
-		for _, n := range c.Nodes {
-			n.Kill()
-		}
-		c.HTTP.CloseIdleConnections()
-	})
+	t.Cleanup(c.HTTP.CloseIdleConnections)
 	return c
 }
 
@@ -96,6 +91,7 @@ func (c *Cluster) Add(expect int, change ...func(i int, c *config.Config)) *Node
 	}
 	n := &Node{Config: cfg, cluster: c, log: newTestLog(c.T, fmt.Sprintf("n%d", len(c.Nodes)+1))}
 	c.Nodes = append(c.Nodes, n)
+	c.T.Cleanup(n.Kill) // before its directory is removed
 	n.Start()
 	return n
 }
