@@ -133,8 +133,11 @@ func (g *Genesis) path() string { return filepath.Join(g.opt.Dir, "genesis.json"
 
 // ClusterID is the cluster that this node has promised itself to, "" for none.
 // After genesis it is the id of the cluster that this node founded. It never
-// waits.
+// waits, and may be asked of a nil Genesis, for raft dials before there is one.
 func (g *Genesis) ClusterID() string {
+	if g == nil {
+		return ""
+	}
 	if p := g.promise.Load(); p != nil {
 		return p.ClusterID
 	}

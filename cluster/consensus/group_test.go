@@ -352,6 +352,10 @@ func TestWipedMemberDoesNotActAsItsOldSelf(t *testing.T) {
 	wiped.stop()
 	wiped.opt.Dir = t.TempDir()
 	wiped.start()
+	third := without(without(peers, leader), wiped)[0]
+	third.stop()
+	until(t, "the leader has no majority", func() bool { return !leader.Leading() })
+	third.start()
 	propose(t, peers, "b")
 	if wiped.RaftID() == old || wiped.HasState() {
 		t.Fatal("the raft id outlived its directory, or entries came in under the old one")
