@@ -132,7 +132,7 @@ func idsOf(es []*volume.Entry) (ids []volume.ID) {
 // cluster with empty volumes.
 const maxGrow = 10_000
 
-// make proposes up to n new volumes, and exactly n when the request names a number.
+// make proposes up to n new volumes: as many as there is room for, at least one.
 func (t *term) make(view placement.View, req GrowRequest, n int) ([]volume.ID, error) {
 	if n > maxGrow {
 		return nil, fmt.Errorf("%w: %d volumes at once; at most %d", volume.ErrBadRequest, n, maxGrow)

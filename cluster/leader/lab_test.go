@@ -323,10 +323,7 @@ func (s *server) obey(ctx context.Context, o volume.Orders) {
 func (s *server) add(ctx context.Context, e volume.Entry) {
 	for ctx.Err() == nil {
 		for _, h := range e.Joining {
-			s.lab.mu.Lock()
-			up := !s.lab.closed[h.Node]
-			s.lab.mu.Unlock()
-			if up {
+			if s.lab.caughtUp(e.Volume, h) {
 				h0, _, _ := e.Holder(s.id)
 				if _, err := s.lab.current().Ask(ctx, volume.Ask{Kind: volume.AskAdd, Volume: e.Volume, Epoch: e.Epoch, From: h0, Copies: []volume.Holder{h}}); err == nil || errors.Is(err, volume.ErrStale) {
 					return // another entry comes
@@ -338,6 +335,17 @@ func (s *server) add(ctx context.Context, e volume.Entry) {
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
+}
+
+// caughtUp reports whether the copy h runs and is well.
+func (l *lab) caughtUp(id volume.ID, h volume.Holder) bool {
+	l.mu.Lock()
+	up, s := !l.closed[h.Node], l.servers[h.Node]
+	l.mu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.copies[id]
+	return up && !s.frozen && c.Copy == h.Copy && c.State == volume.CopyHealthy
 }
 
 func (l *lab) server(id volume.NodeID) *server {

@@ -136,8 +136,9 @@ func (l *Leader) Keys(ctx context.Context, count uint64) (catalog.Block, error) 
 	return res.Keys, nil
 }
 
-// Grow makes volumes and returns once they are open: all of them when req names
-// a Count; else at least one, which may be one that was there already. Errors
+// Grow makes volumes and returns once they are open. When req names a Count, it
+// makes as many, or as many as there is room for, and waits for all of them; else
+// it waits for one, which may be one that was there already. Errors
 // are volume.ErrUnsatisfiable and volume.ErrNoSpace, which say what is missing,
 // and volume.ErrUnavailable.
 func (l *Leader) Grow(ctx context.Context, req GrowRequest) ([]*volume.Entry, error) {

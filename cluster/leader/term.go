@@ -31,8 +31,10 @@ const (
 	// growPause is how long growth ahead of need waits between two attempts, so
 	// that a node that fails at making volumes does not make a storm of them.
 	growPause = time.Second
-	// joinPause is the same for a volume to which a copy is to be made anew.
-	joinPause = 5 * time.Second
+	// joinPause is the same for making copies of one volume anew: the first pause,
+	// which doubles from one attempt to the next, up to joinPauseMost.
+	joinPause     = 5 * time.Second
+	joinPauseMost = 10 * time.Minute
 	// perCommand bounds the changes of one raft entry.
 	perCommand = 1000
 )
@@ -55,7 +57,7 @@ type term struct {
 	nextProbe time.Time
 	planning  time.Duration // what the last plan took
 	grown     map[volume.Spec]time.Time
-	joined    map[volume.ID]time.Time
+	joined    map[volume.ID]attempt
 	probes    sync.WaitGroup
 
 	mu      sync.Mutex
@@ -71,7 +73,7 @@ func newTerm(ctx context.Context, opt *Options) *term {
 		asked:   batcher{wake: make(chan struct{}, 1)},
 		wants:   wants{wake: make(chan struct{}, 1)},
 		grown:   map[volume.Spec]time.Time{},
-		joined:  map[volume.ID]time.Time{},
+		joined:  map[volume.ID]attempt{},
 		probing: map[volume.NodeID]bool{},
 	}
 }
@@ -134,7 +136,7 @@ func (t *term) rounds() {
 }
 
 // round settles what is wrong, makes the volumes that somebody waits for, and
-// when all is well those that will be needed.
+// then those that will be needed.
 func (t *term) round(cat *catalog.Catalog) {
 	now := time.Now()
 	view := t.topo.View(cat, now)
@@ -154,9 +156,6 @@ func (t *term) round(cat *catalog.Catalog) {
 			view = t.topo.View(cat, now)
 		}
 	}
-	if len(steps) > 0 || len(wants) > 0 {
-		return // what was decided just now is looked at in the next round
-	}
 	for _, req := range placement.Growth(view, t.opt.Placement) {
 		if now.Sub(t.grown[req.Spec]) < growPause {
 			continue
@@ -169,27 +168,36 @@ func (t *term) round(cat *catalog.Catalog) {
 	}
 }
 
+// attempt is the last time that a copy of a volume was made anew, and how long
+// the next one waits.
+type attempt struct {
+	last  time.Time
+	pause time.Duration
+}
+
 // due leaves out steps that make a copy of a volume anew again soon after the
-// last time: a node whose copies fail at once would be a loop without end.
+// last time: where copies fail at once that would be a loop without end.
 func (t *term) due(steps []placement.Step, now time.Time) []placement.Step {
+	for id, a := range t.joined {
+		if now.Sub(a.last) > 2*a.pause { // long enough: it was another trouble
+			delete(t.joined, id)
+		}
+	}
 	var out []placement.Step
 	for _, s := range steps {
 		if anew(s) {
-			if last, ok := t.joined[s.Volume]; ok && now.Sub(last) < joinPause {
+			a, again := t.joined[s.Volume]
+			if again && now.Sub(a.last) < a.pause {
 				continue
 			}
-			t.joined[s.Volume] = now
+			t.joined[s.Volume] = attempt{now, min(max(2*a.pause, joinPause), joinPauseMost)}
 		}
 		out = append(out, s)
-	}
-	for id, last := range t.joined {
-		if now.Sub(last) >= joinPause {
-			delete(t.joined, id)
-		}
 	}
 	return out
 }
 
+// anew reports whether a step lets a copy be made.
 func anew(s placement.Step) bool {
 	if s.Change == nil {
 		return false

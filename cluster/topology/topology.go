@@ -109,9 +109,9 @@ func (m *Map) Detach(id volume.NodeID, stream uint64) bool {
 	return true
 }
 
-// Report takes in one report. It tells whether there was more in it than a sign
-// of life, and whether the stream is still the node's newest; else the report
-// was passed over.
+// Report takes in one report. It tells whether it says something to act upon at
+// once, which growth is not, and whether the stream is still the node's newest;
+// else the report was passed over.
 func (m *Map) Report(stream uint64, r volume.Report, now time.Time) (news, current bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -120,6 +120,7 @@ func (m *Map) Report(stream uint64, r volume.Report, now time.Time) (news, curre
 		return false, false
 	}
 	n.heard, n.reported = now, now
+	news = r.Full || len(r.Gone) > 0
 	if r.Full {
 		n.copies, n.aside, n.known = map[volume.ID]*volume.CopyReport{}, nil, true
 	}
@@ -127,15 +128,24 @@ func (m *Map) Report(stream uint64, r volume.Report, now time.Time) (news, curre
 		delete(n.copies, id)
 	}
 	for i := range r.Copies {
-		n.copies[r.Copies[i].Volume] = &r.Copies[i]
+		c := &r.Copies[i]
+		was := n.copies[c.Volume]
+		news = news || was == nil || was.Copy != c.Copy || was.State != c.State
+		n.copies[c.Volume] = c
 	}
 	if r.Disks != nil {
+		news = news || !slices.EqualFunc(n.disks, r.Disks, sameRoom)
 		n.disks = r.Disks
 	}
 	if r.Aside != nil {
 		n.aside = r.Aside
 	}
-	return r.Full || len(r.Gone) > 0 || len(r.Copies) > 0 || r.Disks != nil || r.Aside != nil, true
+	return news, true
+}
+
+// sameRoom compares disks by what placement looks at.
+func sameRoom(a, b volume.DiskReport) bool {
+	return a.Dir == b.Dir && a.Disk == b.Disk && a.Max == b.Max && a.Used == b.Used && a.Fenced == b.Fenced && a.Missing == b.Missing
 }
 
 // Heard notes a message of the node that is not a report.

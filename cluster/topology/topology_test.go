@@ -134,7 +134,8 @@ func TestReportsReplaceAndChange(t *testing.T) {
 	}{
 		{"a full report says all", volume.Report{Full: true, Copies: []volume.CopyReport{cp(2, 20), cp(1, 10)}, Disks: []volume.DiskReport{{Dir: "/a"}}}, true, "1:10 2:20 "},
 		{"a sign of life changes nothing", volume.Report{}, false, "1:10 2:20 "},
-		{"a change replaces one copy", volume.Report{Copies: []volume.CopyReport{cp(2, 21)}}, true, "1:10 2:21 "},
+		{"growth can wait", volume.Report{Copies: []volume.CopyReport{cp(2, 21)}, Disks: []volume.DiskReport{{Dir: "/a", FreeB: 9}}}, false, "1:10 2:21 "},
+		{"a fenced disk cannot", volume.Report{Disks: []volume.DiskReport{{Dir: "/a", Fenced: "slow"}}}, true, "1:10 2:21 "},
 		{"a copy that went is gone", volume.Report{Gone: []volume.ID{1}}, true, "2:21 "},
 		{"a full report forgets what it does not name", volume.Report{Full: true, Copies: []volume.CopyReport{cp(3, 30)}}, true, "3:30 "},
 		{"a lost copy is no stray", volume.Report{Copies: []volume.CopyReport{{Volume: 3, Copy: 3, State: volume.CopyLost}}}, true, ""},
