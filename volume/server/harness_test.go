@@ -45,6 +45,7 @@ type cluster struct {
 	t      *testing.T
 	master *fakeMaster
 	sent   atomic.Int64 // bytes of records in batches between copies
+	frozen atomic.Value // volume.NodeID: takes writes that are passed on, and never answers
 
 	mu    sync.Mutex
 	nodes map[volume.NodeID]*node
@@ -145,7 +146,10 @@ func (p *conns) Conn(addr string, id volume.NodeID, use string) (grpc.ClientConn
 	if c := p.open[addr+use]; c != nil {
 		return c, nil
 	}
-	fast := grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 10 * time.Millisecond, Multiplier: 1, MaxDelay: 10 * time.Millisecond}}
+	fast := grpc.ConnectParams{
+		Backoff:           backoff.Config{BaseDelay: 10 * time.Millisecond, Multiplier: 1, MaxDelay: 10 * time.Millisecond},
+		MinConnectTimeout: 5 * time.Second,
+	}
 	c, err := grpc.NewClient("passthrough:///"+addr, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithConnectParams(fast),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
 			return p.cluster.node(id).listen.DialContext(ctx)
@@ -164,7 +168,7 @@ func (p *conns) Close() (err error) {
 	return err
 }
 
-// counting counts the bytes that copies send each other.
+// counting counts the bytes that copies send each other, and lets nodes freeze.
 type counting struct {
 	*volumerpc.Client
 	c *cluster
@@ -173,6 +177,15 @@ type counting struct {
 func (r counting) Dial(ctx context.Context, n volume.Node) (replica.Link, error) {
 	l, err := r.Client.Dial(ctx, n)
 	return countingLink{l, r.c}, err
+}
+
+// Put implements server.Remote.
+func (r counting) Put(ctx context.Context, n volume.Node, id volume.FileID, f *needle.Needle, createOnly bool) (volume.PutResult, error) {
+	if r.c.frozen.Load() == n.ID {
+		<-ctx.Done()
+		return volume.PutResult{}, fmt.Errorf("%w: frozen", volume.ErrOutcomeUnknown)
+	}
+	return r.Client.Put(ctx, n, id, f, createOnly)
 }
 
 type countingLink struct {
@@ -389,6 +402,27 @@ func (c *cluster) open(id volume.ID, copies int) {
 	})
 }
 
+// get reads as a client of the public API does: from the nodes that n names when
+// it cannot answer itself.
+func (c *cluster) get(n volume.NodeID, id volume.FileID, readDeleted bool) (*needle.Needle, error) {
+	got, err := c.node(n).Get(context.Background(), id, readDeleted)
+	var there *volume.ElsewhereError
+	if errors.As(err, &there) {
+		return c.node(there.Nodes[0].ID).Get(context.Background(), id, readDeleted)
+	}
+	return got, err
+}
+
+// client is a node as the suite for all that keep blobs sees it.
+type client struct {
+	*node
+	c *cluster
+}
+
+func (cl client) Get(_ context.Context, id volume.FileID, readDeleted bool) (*needle.Needle, error) {
+	return cl.c.get(cl.id, id, readDeleted)
+}
+
 func fileID(vol volume.ID, key int) volume.FileID {
 	return volume.FileID{Volume: vol, Key: volume.Key(key), Cookie: 0x1234abcd}
 }
@@ -404,15 +438,15 @@ func (n *node) mustPut(t *testing.T, id volume.FileID, data string) {
 	}
 }
 
-func (n *node) wantFile(t *testing.T, id volume.FileID, data string) {
-	t.Helper()
-	got, err := n.Get(context.Background(), id, false)
+func (c *cluster) wantFile(n volume.NodeID, id volume.FileID, data string) {
+	c.t.Helper()
+	got, err := c.get(n, id, false)
 	if err != nil {
-		t.Fatalf("get %s at %s: %v", id, n.id, err)
+		c.t.Fatalf("get %s at %s: %v", id, n, err)
 	}
 	defer got.Release()
 	if string(got.Data) != data {
-		t.Errorf("get %s at %s: %q, want %q", id, n.id, got.Data, data)
+		c.t.Errorf("get %s at %s: %q, want %q", id, n, got.Data, data)
 	}
 }
 

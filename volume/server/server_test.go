@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -25,14 +26,14 @@ func TestOrdersMakeCopiesAndAnyNodeTakesWrites(t *testing.T) {
 		c.node(n).mustPut(t, fileID(1, 10+i), "by "+string(n))
 	}
 	for i, by := range []string{"a", "b", "c"} {
-		c.node("a").wantFile(t, fileID(1, 10+i), "by "+by)
-		c.node("b").wantFile(t, fileID(1, 10+i), "by "+by)
+		c.wantFile("a", fileID(1, 10+i), "by "+by)
+		c.wantFile("b", fileID(1, 10+i), "by "+by)
 	}
 	if _, err := c.node("c").Delete(context.Background(), fileID(1, 10), 0); err != nil {
 		t.Errorf("delete at a node without a copy: %v", err)
 	}
 	for _, n := range []volume.NodeID{"a", "b"} {
-		if _, err := c.node(n).Get(context.Background(), fileID(1, 10), false); !errors.Is(err, volume.ErrNotFound) {
+		if _, err := c.get(n, fileID(1, 10), false); !errors.Is(err, volume.ErrNotFound) {
 			t.Errorf("get of a deleted file at %s: %v", n, err)
 		}
 	}
@@ -59,7 +60,7 @@ func TestItKeepsBlobsAsAllDo(t *testing.T) {
 			id := volume.ID(20 + len(c.master.entries))
 			c.master.grow(id, spec001, "a", "b")
 			c.open(id, 2)
-			volumetest.Run(t, func(t *testing.T) (volumetest.Store, volume.ID) { return c.node(n), id })
+			volumetest.Run(t, func(t *testing.T) (volumetest.Store, volume.ID) { return client{c.node(n), c}, id })
 		})
 	}
 }
@@ -72,6 +73,8 @@ func TestAReturningFollowerCatchesUpByTheTailAlone(t *testing.T) {
 	for i := range 50 {
 		c.node("a").mustPut(t, fileID(1, 1+i), strings.Repeat("old ", 1000))
 	}
+	c.open(1, 2)
+	c.wantSame(1, "a", "b")
 	c.halt("b")
 	c.node("a").mustPut(t, fileID(1, 1000), "missed") // drops b from the set, and is answered
 	if e := c.master.entry(1); len(e.InSync) != 1 || len(e.Joining) != 1 {
@@ -83,7 +86,7 @@ func TestAReturningFollowerCatchesUpByTheTailAlone(t *testing.T) {
 	if n := c.sent.Load() - before; n > 1000 {
 		t.Errorf("%d bytes were sent to catch up with one small file", n)
 	}
-	c.node("b").wantFile(t, fileID(1, 1000), "missed")
+	c.wantFile("b", fileID(1, 1000), "missed")
 	c.wantSame(1, "a", "b")
 }
 
@@ -103,8 +106,8 @@ func TestARestartedPrimaryLeadsAgain(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Errorf("put held over a restart of the primary: %v", err)
 	}
-	c.node("a").wantFile(t, fileID(1, 1), "one")
-	c.node("a").wantFile(t, fileID(1, 2), "two")
+	c.wantFile("a", fileID(1, 1), "one")
+	c.wantFile("a", fileID(1, 2), "two")
 	if e := c.master.entry(1); e.Epoch < 2 {
 		t.Errorf("the primary wrote in its old epoch: %+v", e)
 	}
@@ -176,7 +179,7 @@ func TestACopyIsDroppedOnlyWhenTheOthersHaveItAll(t *testing.T) {
 	listed := c.master.entry(1)
 	keep := slices.DeleteFunc(slices.Clone(listed.InSync), func(h volume.Holder) bool { return h.Node == "c" })
 	has := func() bool { _, err := c.node("c").disk.Volume(1); return err == nil }
-	log := func(what string) {
+	still := func(what string) {
 		if !has() {
 			t.Fatalf("dropped although %s", what)
 		}
@@ -187,7 +190,7 @@ func TestACopyIsDroppedOnlyWhenTheOthersHaveItAll(t *testing.T) {
 	if err := drop(d); !errors.Is(err, volume.ErrStale) {
 		t.Errorf("drop of a copy that is listed: %v", err)
 	}
-	log("it is listed")
+	still("it is listed")
 	e := c.master.change(1, func(e *volume.Entry) { e.InSync = keep })
 	c.open(1, 2)
 	d.Epoch = e.Epoch + 5
@@ -201,13 +204,13 @@ func TestACopyIsDroppedOnlyWhenTheOthersHaveItAll(t *testing.T) {
 	if err := drop(volume.Drop{Volume: 1, Copy: extra.Copy + 1, Epoch: e.Epoch, Deleted: true}); err != nil {
 		t.Errorf("drop of a copy that is not here: %v", err)
 	}
-	log("the order did not hold")
+	still("the order did not hold")
 	c.halt("b")
 	d.Keep = keep
 	if err := drop(d); err == nil {
 		t.Error("dropped although a copy to keep did not answer")
 	}
-	log("a copy to keep did not answer")
+	still("a copy to keep did not answer")
 	c.boot("b", c.node("b").fs.Crash(3))
 	c.eventually("b is back in this epoch", func() bool { return c.master.report("b", 1).Epoch >= e.Epoch })
 	c.master.order("c", d)
@@ -219,7 +222,7 @@ func TestACopyIsDroppedOnlyWhenTheOthersHaveItAll(t *testing.T) {
 	if has() {
 		t.Error("reported gone, and still there")
 	}
-	c.node("b").wantFile(t, fileID(1, 1), "kept")
+	c.wantFile("b", fileID(1, 1), "kept")
 }
 
 func TestADeletedVolumeIsDropped(t *testing.T) {
@@ -315,11 +318,101 @@ func TestAFailedDiskCostsNoRequest(t *testing.T) {
 		return nil
 	})
 	c.node("a").mustPut(t, fileID(1, 2), "after the disk failed") // b leads meanwhile
-	c.node("b").wantFile(t, fileID(1, 2), "after the disk failed")
+	c.wantFile("b", fileID(1, 2), "after the disk failed")
 	if e := c.master.entry(1); e.Primary != "b" {
 		t.Errorf("volume 1 is still led by %s", e.Primary)
 	}
 	c.eventually("a reports the failed copy", func() bool { return c.master.report("a", 1).State == volume.CopyFailed })
+}
+
+func TestAWriteToAFrozenPrimaryIsRepeatedAtTheNext(t *testing.T) {
+	t.Parallel()
+	c := start(t, "a", "b", "c")
+	c.master.grow(1, spec001, "a", "b")
+	c.open(1, 2)
+	c.frozen.Store(volume.NodeID("a"))
+	short, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	id := fileID(1, 1)
+	if _, err := c.node("c").Put(short, id, file(id, "x"), false); !errors.Is(err, volume.ErrOutcomeUnknown) {
+		t.Errorf("put that got no answer: %v", err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		_, err := c.node("c").Put(context.Background(), id, file(id, "x"), false)
+		done <- err
+	}()
+	c.master.change(1, func(e *volume.Entry) { e.Primary = "b" })
+	if err := <-done; err != nil {
+		t.Errorf("put at a frozen primary while another takes over: %v", err)
+	}
+	c.wantFile("b", id, "x")
+}
+
+func TestACorruptFileIsReadElsewhere(t *testing.T) {
+	t.Parallel()
+	c := start(t, "a", "b")
+	c.master.grow(1, spec001, "a", "b")
+	c.open(1, 2)
+	id := fileID(1, 1)
+	c.node("a").mustPut(t, id, "precious")
+	c.wantSame(1, "a", "b")
+	c.wantFile("a", id, "precious")
+	c.open(1, 2)
+	f, err := c.node("a").fs.OpenFile("/data/1.dat", os.O_RDWR)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteAt([]byte("X"), 8+16+4); err != nil { // the first byte of data
+		t.Fatal(err)
+	}
+	var there *volume.ElsewhereError
+	if _, err := c.node("a").Get(context.Background(), id, false); !errors.As(err, &there) || len(there.Nodes) != 1 || there.Nodes[0].ID != "b" {
+		t.Errorf("get of a corrupt file: %v", err)
+	}
+	c.wantFile("a", id, "precious")
+}
+
+func TestAVolumeWithoutOurFilesIsOnlyRead(t *testing.T) {
+	t.Parallel()
+	c := start(t, "a")
+	c.master.grow(1, spec000, "a")
+	c.open(1, 1)
+	id := fileID(1, 1)
+	c.node("a").mustPut(t, id, "old")
+	c.halt("a")
+	fs := c.node("a").fs.Crash(1)
+	for _, name := range []string{"/data/1.wcopy", "/data/1.wckpt"} {
+		if err := fs.Remove(name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.master.mu.Lock()
+	delete(c.master.entries, 1)
+	c.master.mu.Unlock()
+	n := c.boot("a", fs)
+	c.wantFile("a", id, "old")
+	if _, err := n.Get(context.Background(), fileID(1, 2), false); !errors.Is(err, volume.ErrNotFound) {
+		t.Errorf("get of an absent file: %v", err)
+	}
+	if _, err := n.Put(context.Background(), id, file(id, "new"), false); !errors.Is(err, volume.ErrReadOnly) {
+		t.Errorf("put: %v", err)
+	}
+	if _, err := n.Delete(context.Background(), id, 0); !errors.Is(err, volume.ErrReadOnly) {
+		t.Errorf("delete: %v", err)
+	}
+	if st := n.Status(); len(st.Copies) != 1 || !st.Copies[0].ReadOnly || st.Copies[0].Reason == "" || st.Copies[0].Copy != 0 {
+		t.Errorf("status: %+v", st.Copies)
+	}
+	c.eventually("the leader hears of it", func() bool {
+		c.master.mu.Lock()
+		defer c.master.mu.Unlock()
+		return len(c.master.aside["a"]) == 1
+	})
+	c.master.grow(1, spec000, "a") // an order for a volume of this number touches nothing
+	c.eventually("the order is refused", func() bool { return c.master.report("a", 1).State == volume.CopyFailed })
+	c.wantFile("a", id, "old")
 }
 
 func TestMetricsAreWellFormed(t *testing.T) {
