@@ -1,9 +1,11 @@
 package store
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"weedd/volume"
 	"weedd/volume/needle"
@@ -47,10 +49,34 @@ func (v *Volume) loadForeign() error {
 	return nil
 }
 
-// foreignRows reads .idx; rows that point past the end of .dat, of size bytes,
-// are left out. Without .idx there are none.
-func (v *Volume) foreignRows(size int64) (rows []indexRow, err error) {
-	f, err := v.opts.FS.OpenFile(v.base+extIdx, os.O_RDONLY)
+// foreignRows reads the index of .dat, of size bytes; rows that point past its
+// end are left out.
+func (v *Volume) foreignRows(size int64) ([]indexRow, error) {
+	rows, err := v.readRows(extIdx)
+	if err != nil {
+		return nil, err
+	}
+	if !v.fits(rows, size) {
+		// An old SeaweedFS that stopped within the commit of a compaction left
+		// a new .dat with an old .idx, and the new one beside it.
+		fresh, err := v.readRows(extNewIdx)
+		if err != nil {
+			return nil, err
+		}
+		if len(fresh) > 0 && v.fits(fresh, size) {
+			rows = fresh
+		}
+	}
+	kept := slices.DeleteFunc(rows, func(r indexRow) bool { return r.end(v.super.version) > size })
+	if lost := len(rows) - len(kept); lost > 0 {
+		v.log.Warn("index rows point past the end of the volume", "volume", v.id, "rows", lost)
+	}
+	return kept, nil
+}
+
+// readRows reads an index file; one that is not there has no rows.
+func (v *Volume) readRows(ext string) (rows []indexRow, err error) {
+	f, err := v.opts.FS.OpenFile(v.base+ext, os.O_RDONLY)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
@@ -58,19 +84,33 @@ func (v *Volume) foreignRows(size int64) (rows []indexRow, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	lost := 0
 	err = eachRow(f, func(r indexRow) bool {
-		if r.end(v.super.version) <= size {
-			rows = append(rows, r)
-		} else {
-			lost++
-		}
+		rows = append(rows, r)
 		return true
 	})
-	if lost > 0 {
-		v.log.Warn("index rows point past the end of the volume", "volume", v.id, "rows", lost)
-	}
 	return rows, err
+}
+
+// fits reports whether rows may be of this .dat, of size bytes: the record that
+// the row with the highest offset means is there.
+func (v *Volume) fits(rows []indexRow, size int64) bool {
+	if len(rows) == 0 {
+		return size <= SuperBlockSize
+	}
+	last := lastRow(rows)
+	var b [needle.HeaderSize]byte
+	if last.offset+needle.HeaderSize > size {
+		return false
+	}
+	if _, err := v.dat.ReadAt(b[:], last.offset); err != nil {
+		return false
+	}
+	h := needle.ParseHeader(b[:])
+	return h.Key == last.key && h.Size == max(last.size, 0)
+}
+
+func lastRow(rows []indexRow) indexRow {
+	return slices.MaxFunc(rows, func(a, b indexRow) int { return cmp.Compare(a.offset, b.offset) })
 }
 
 // actualVersion is the version in which the records of a file of size bytes
@@ -80,12 +120,7 @@ func actualVersion(v needle.Version, rows []indexRow, size int64) needle.Version
 	if v == needle.V3 || len(rows) == 0 {
 		return v
 	}
-	last := rows[0]
-	for _, r := range rows {
-		if r.offset > last.offset {
-			last = r
-		}
-	}
+	last := lastRow(rows)
 	if last.end(v) != size && last.end(needle.V3) == size {
 		return needle.V3
 	}
