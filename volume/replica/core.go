@@ -338,6 +338,9 @@ func (c *Core) Following() (stream uint64, ok bool) { return c.follow.id, c.foll
 // Committed is how many bytes are known durable on every copy that counts.
 func (c *Core) Committed() int64 { return c.committed }
 
+// Durable is how many bytes this copy has fsynced.
+func (c *Core) Durable() int64 { return c.durable }
+
 // Entry is the newest entry known.
 func (c *Core) Entry() volume.Entry { return c.entry }
 

@@ -1,0 +1,33 @@
+// Package simulation runs the protocol that keeps the copies of a volume in step
+// (package replica) together with the masters' decisions (package catalog)
+// through crashes, bad disks and bad networks, thousands of times, each run
+// decided by one seed.
+//
+// There is nothing here but tests. What is real: replica.Core, its messages and
+// their binary form, catalog.Apply, its commands and snapshots. What is made up
+// as badly as it may be: disks that drop what was not synced, lists of epochs
+// that survive a crash or do not, a network that delays, drops, repeats and
+// reorders, processes that die and freeze, disks replaced by empty ones, masters
+// that lag behind, and a leader that takes the living for dead and whose
+// decisions and answers come late or never.
+//
+// After every event these must hold:
+//
+//   - the committed bytes of all copies of a volume are the same, and what was
+//     acknowledged is among them, for ever;
+//   - every copy that is in sync by the newest committed entry has, durably, all
+//     that was acknowledged, since each of them may lead next;
+//   - no two acknowledgements name the same place;
+//   - a read that the primary answers shows the newest acknowledged state of its
+//     key, or a newer one: what was deleted stays deleted;
+//   - no key is handed out twice.
+//
+// At the end of every run all faults are mended, and the copies must become
+// equal by themselves.
+//
+//	go test ./daemon/simulation -sim.seeds 5000          more seeds
+//	go test ./daemon/simulation -sim.seed 17 -v          one seed, with its trace on failure
+//
+// WEEDD_SIM_SEEDS does the same as -sim.seeds. volume/DESIGN.md lists which case
+// fails when a rule is taken out of the code.
+package simulation

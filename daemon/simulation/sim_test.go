@@ -1,0 +1,296 @@
+package simulation
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"weedd/volume"
+)
+
+var (
+	seedsFlag = flag.Int("sim.seeds", 0, "how many seeds TestSeeds runs; 0 means 250, or WEEDD_SIM_SEEDS")
+	seedFlag  = flag.Uint64("sim.seed", 0, "run this seed alone")
+	baseFlag  = flag.Uint64("sim.base", 1, "the first seed")
+)
+
+func seeds(t *testing.T) int {
+	if *seedsFlag > 0 {
+		return *seedsFlag
+	}
+	if s := os.Getenv("WEEDD_SIM_SEEDS"); s != "" {
+		n, err := strconv.Atoi(s)
+		if err != nil || n < 1 {
+			t.Fatalf("WEEDD_SIM_SEEDS=%q is not a number of seeds", s)
+		}
+		return n
+	}
+	return 250
+}
+
+// TestSeeds runs random worlds through random troubles.
+func TestSeeds(t *testing.T) {
+	t.Parallel()
+	base, n := *baseFlag, seeds(t)
+	if *seedFlag != 0 {
+		base, n = *seedFlag, 1
+	}
+	t.Logf("seeds %d to %d", base, base+uint64(n)-1)
+	var next, acks, waiting atomic.Int64
+	var workers sync.WaitGroup
+	for range 2 {
+		workers.Go(func() {
+			for i := next.Add(1) - 1; i < int64(n) && !t.Failed(); i = next.Add(1) - 1 {
+				seed := base + uint64(i)
+				w, stuck := trouble(seed)
+				if w.broken != nil {
+					t.Errorf("seed %d: %v\nreplay: go test ./daemon/simulation -run TestSeeds -sim.seed %d\n%s\n%s", seed, w.broken, seed, w.story(), w.copiesNow())
+				}
+				acks.Add(int64(w.acks))
+				waiting.Add(int64(stuck))
+			}
+		})
+	}
+	workers.Wait()
+	t.Logf("%d writes acknowledged; %d volumes ended without a copy that may lead", acks.Load(), waiting.Load())
+}
+
+// trouble runs one seed: some seconds of trouble, then repair.
+func trouble(seed uint64) (w *world, stuck int) {
+	f := stormy
+	w = newWorld(seed, 4, f)
+	scale := []time.Duration{1, 1, 2, 4, 8}[w.rng.IntN(5)] // from storms to mostly fair weather
+	for _, d := range []*time.Duration{&w.crash, &w.pause, &w.faults.part, &w.replace, &w.fsync, &w.outage} {
+		*d *= scale
+		if w.chance(0.2) {
+			*d = 0
+		}
+	}
+	w.grow(1, "a", "b")
+	w.grow(2, "b", "c", "d")
+	w.every(6*ms, func() { w.client.act() })
+	w.unleash()
+	w.run(4 * time.Second)
+	return w, w.mend()
+}
+
+// unleash begins the faults.
+func (w *world) unleash() {
+	any := func() *node { return w.nodes[w.rng.IntN(len(w.nodes))] }
+	w.often(&w.crash, func() {
+		if n := any(); n.up {
+			n.crash()
+			w.after(w.between(10*ms, 600*ms), n.revive)
+		}
+		if w.chance(0.2) {
+			w.masters[w.rng.IntN(len(w.masters))].restart()
+		}
+	})
+	w.often(&w.pause, func() {
+		n := any()
+		n.froze = w.now + w.between(20*ms, 600*ms)
+		w.trace("%s freezes until %v", n.id, n.froze)
+	})
+	w.often(&w.faults.part, func() {
+		places := []volume.NodeID{"", "masters"}
+		for _, n := range w.nodes {
+			places = append(places, n.id)
+		}
+		a, b := any().id, places[w.rng.IntN(len(places))]
+		w.trace("cut %s from %q", a, b)
+		w.part(a, b, true)
+		w.after(w.between(50*ms, 700*ms), func() { w.part(a, b, false) })
+	})
+	w.often(&w.replace, func() { w.replaceDisk(any()) })
+	w.often(&w.fsync, func() { w.failFsync(any()) })
+	w.often(&w.outage, func() {
+		w.lead.up = false
+		w.after(w.between(50*ms, 800*ms), func() { w.lead.up = true })
+	})
+}
+
+func (n *node) revive() {
+	if !n.up {
+		n.start()
+	}
+}
+
+// spare reports whether every volume that n holds in sync is whole on another
+// node that counts as in sync: the world does not take the last copy away.
+func (w *world) spare(n *node) bool {
+	for _, e := range w.catalog().Volumes() {
+		if h, inSync, _ := e.Holder(n.id); inSync {
+			others := 0
+			for _, o := range e.InSync {
+				if o != h && w.whole(e.Volume, o) {
+					others++
+				}
+			}
+			if others == 0 {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// whole reports whether a copy's disk is there and has not failed.
+func (w *world) whole(id volume.ID, h volume.Holder) bool {
+	d := w.node(h.Node).disks[id]
+	return d != nil && d.copy == h.Copy && !d.failed
+}
+
+func (w *world) replaceDisk(n *node) {
+	if !w.spare(n) {
+		return
+	}
+	if n.up {
+		n.crash()
+	}
+	w.trace("%s gets an empty disk", n.id)
+	n.disks = map[volume.ID]*disk{}
+	w.after(w.between(10*ms, 600*ms), n.revive)
+}
+
+func (w *world) failFsync(n *node) {
+	if w.spare(n) {
+		w.client.failNext[n.id] = true
+	}
+}
+
+// mend ends all faults and waits until every volume is whole again. It returns
+// how many volumes cannot be: all that may lead are gone (rule R7).
+func (w *world) mend() (stuck int) {
+	if w.broken != nil {
+		return 0
+	}
+	w.trace("MEND")
+	w.faults = faults{}
+	w.cut = map[link]bool{}
+	w.client.failNext = map[volume.NodeID]bool{}
+	w.lead.up = true
+	for _, n := range w.nodes {
+		n.froze = w.now
+		n.revive()
+	}
+	for _, m := range w.masters {
+		m.applied = len(w.history) - 1
+	}
+	w.client.stop = true
+	for _, e := range w.catalog().Volumes() {
+		if !w.hopeless(e.Volume) {
+			w.heal(e.Volume)
+			continue
+		}
+		stuck++
+	}
+	return stuck
+}
+
+func (w *world) hopeless(id volume.ID) bool {
+	for _, h := range w.entry(id).InSync {
+		if w.whole(id, h) {
+			return false
+		}
+	}
+	return true
+}
+
+// heal waits until a volume has all its copies, equal, takes a write, and shows
+// the newest state of every key.
+func (w *world) heal(id volume.ID) {
+	w.until(30*time.Second, fmt.Sprintf("volume %d whole again", id), func() bool { return w.isWhole(id) || w.hopeless(id) })
+	if w.hopeless(id) || w.broken != nil {
+		return
+	}
+	w.lastWrite(id)
+	w.until(10*time.Second, fmt.Sprintf("equal copies of volume %d", id), func() bool { return w.isWhole(id) })
+	w.lastReads(id)
+}
+
+// primary gives the copy that may write, nil while there is none.
+func (w *world) primary(id volume.ID) *run {
+	r := w.node(w.entry(id).Primary).running[id]
+	if r == nil || r.core.Writable() != nil {
+		return nil
+	}
+	return r
+}
+
+// lastWrite writes until it is acknowledged: what was asked before all was
+// mended may still arrive and change who leads.
+func (w *world) lastWrite(id volume.ID) {
+	var o *op
+	var at *run
+	w.until(10*time.Second, fmt.Sprintf("a last write to volume %d", id), func() bool {
+		if r := w.primary(id); r != nil && (r != at || w.now-o.began > time.Second) {
+			o, at = r.write(1<<20, put), r
+		}
+		return o != nil && w.truths[id].acks[o.end] == o.id
+	})
+}
+
+// lastReads looks at every key when all is well.
+func (w *world) lastReads(id volume.ID) {
+	w.until(10*time.Second, fmt.Sprintf("a primary of volume %d", id), func() bool { return w.primary(id) != nil })
+	if w.broken != nil {
+		return
+	}
+	r, shown := w.primary(id), map[volume.Key]*read{}
+	for _, f := range w.client.keys {
+		if f.volume == id {
+			shown[f.key] = r.read(f.key)
+		}
+	}
+	w.until(5*time.Second, fmt.Sprintf("the last reads of volume %d", id), func() bool { return len(r.reads) == 0 })
+	for _, f := range w.client.keys {
+		if f.volume != id {
+			continue
+		}
+		if _, end := latest(w.truths[id].log, f.key); shown[f.key].shows != end {
+			w.fail("key %d of volume %d: the record that ends at %d is the newest, %d was shown", f.key, id, end, shown[f.key].shows)
+		}
+	}
+}
+
+func (w *world) isWhole(id volume.ID) bool {
+	e := w.entry(id)
+	if e.State != volume.StateOpen || len(e.InSync) != e.Spec.Placement.Copies() || len(e.Joining) > 0 {
+		return false
+	}
+	primary := w.node(e.Primary).running[id]
+	if primary == nil || primary.core.Writable() != nil {
+		return false
+	}
+	for _, h := range e.InSync {
+		r := w.node(h.Node).running[id]
+		if r == nil || r.self != h || r.core.Committed() != r.disk.end() || string(r.disk.data) != string(primary.disk.data) {
+			return false
+		}
+	}
+	return len(w.truths[id].log) == len(primary.disk.data)
+}
+
+// report fails the test if the world broke, with its story.
+func (w *world) report(t *testing.T) {
+	t.Helper()
+	if w.broken != nil {
+		t.Fatalf("%v\n%s\n%s", w.broken, w.story(), w.copiesNow())
+	}
+}
+
+func (w *world) copiesNow() string {
+	var s []string
+	for _, n := range w.nodes {
+		for _, r := range n.running {
+			s = append(s, r.String())
+		}
+	}
+	return strings.Join(s, "\n")
+}
