@@ -16,7 +16,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -145,20 +144,26 @@ func (n *node) kill() {
 	<-n.exited
 }
 
-// stop ends the process as a service manager does.
-func (n *node) stop() {
-	n.t.Helper()
-	if err := n.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		n.t.Fatalf("stop %s: %v", n.addr, err)
+// stop ends processes, all at once, as a service manager does.
+func stop(t *testing.T, nodes ...*node) {
+	t.Helper()
+	began := time.Now()
+	for _, n := range nodes {
+		if err := n.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatalf("stop %s: %v", n.addr, err)
+		}
 	}
-	select {
-	case <-n.exited:
-	case <-time.After(stopWithin):
-		n.t.Fatalf("%s did not stop within %s", n.addr, stopWithin)
+	for _, n := range nodes {
+		select {
+		case <-n.exited:
+		case <-time.After(stopWithin):
+			t.Fatalf("%s did not stop within %s", n.addr, stopWithin)
+		}
+		if code := n.cmd.ProcessState.ExitCode(); code != 0 {
+			t.Errorf("%s: exit code %d after SIGTERM, want 0", n.addr, code)
+		}
 	}
-	if code := n.cmd.ProcessState.ExitCode(); code != 0 {
-		n.t.Errorf("%s: exit code %d after SIGTERM, want 0", n.addr, code)
-	}
+	t.Logf("stopped after %s", time.Since(began).Round(10*time.Millisecond))
 }
 
 // awaitReady waits until every given node says that it serves.
@@ -296,27 +301,6 @@ func whole(v cluster.View) error {
 	return nil
 }
 
-func stopAll(t *testing.T, nodes [3]*node) {
-	t.Helper()
-	began := time.Now()
-	for _, n := range nodes {
-		if err := n.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for _, n := range nodes {
-		select {
-		case <-n.exited:
-		case <-time.After(stopWithin):
-			t.Fatalf("%s did not stop within %s", n.addr, stopWithin)
-		}
-		if code := n.cmd.ProcessState.ExitCode(); code != 0 {
-			t.Errorf("%s: exit code %d after SIGTERM, want 0", n.addr, code)
-		}
-	}
-	t.Logf("all stopped after %s", time.Since(began).Round(10*time.Millisecond))
-}
-
 // compareCopies finds every volume's files on the three disks, and fails unless
 // there are as many as there should be, with the same bytes.
 func compareCopies(t *testing.T, v cluster.View, nodes [3]*node) {
@@ -444,7 +428,7 @@ func TestE2EUploadsOutliveTheLeader(t *testing.T) {
 	awaitReady(t, leader)
 	v := awaitWhole(t, leader)
 	downloadAndCompare(t, leader, manifest, tree, count)
-	stopAll(t, nodes)
+	stop(t, nodes[:]...)
 	compareCopies(t, v, nodes)
 }
 
@@ -549,7 +533,7 @@ func TestE2EEveryNodeServesAndAPlannedStopIsNotNoticed(t *testing.T) {
 	leader, others := leaderOf(t, nodes[0], nodes)
 	load := startLoad(t, others)
 	load.awaitMore(t, 50)
-	leader.stop()
+	stop(t, leader)
 	load.awaitMore(t, 50)
 	leaderOf(t, others[0], nodes)
 	leader.start()
@@ -564,7 +548,7 @@ func TestE2EEveryNodeServesAndAPlannedStopIsNotNoticed(t *testing.T) {
 			t.Fatalf("%s at the node that was away: %d, %d bytes, %v", id, status, len(got), err)
 		}
 	}
-	stopAll(t, nodes)
+	stop(t, nodes[:]...)
 	compareCopies(t, v, nodes)
 }
 
@@ -709,10 +693,10 @@ func TestE2EMistakesAreRefusedAtStart(t *testing.T) {
 	if code != exitError || !strings.Contains(said, n.data+" is in use by another weedd") {
 		t.Errorf("second process on one data directory: exit code %d\n%s", code, said)
 	}
-	if runtime.GOOS == "linux" && getOK("http://"+n.master()+"/healthz") != nil {
+	if getOK("http://"+n.master()+"/healthz") != nil {
 		t.Error("the first process suffered from the second")
 	}
-	n.stop()
+	stop(t, n)
 }
 
 // TestE2EOneNodeWithinTwoSeconds is the promise of the README: the first upload
@@ -742,5 +726,5 @@ func TestE2EOneNodeWithinTwoSeconds(t *testing.T) {
 	if took := time.Since(began); took > 2*time.Second {
 		t.Errorf("the first upload took %s from the start", took)
 	}
-	n.stop()
+	stop(t, n)
 }
