@@ -40,6 +40,9 @@ type Options struct {
 	Reload <-chan config.Config
 	// Ready is called once, when the node first serves all it should. May be nil.
 	Ready func()
+	// Cut makes this node lose what it sends to the internal and gossip addresses
+	// for which it is true at the moment; for tests. nil is no address.
+	Cut func(addr string) bool
 }
 
 // Daemon is one node. Open makes it, Run runs it once, Close ends it.
@@ -99,6 +102,9 @@ func Open(cfg config.Config, o Options) (_ *Daemon, err error) {
 	d.log = d.log.With("node", d.dir.node)
 	if d.trust, err = openTrust(cfg, d.dir.node); err != nil {
 		return nil, err
+	}
+	if o.Cut != nil {
+		d.trust.SetCut(o.Cut)
 	}
 	if err := d.openRoles(); err != nil {
 		return nil, err
@@ -183,6 +189,7 @@ func (d *Daemon) openGossip() error {
 	d.mesh, err = gossip.Open(gossip.Options{
 		Self: self, Bind: d.cfg.GossipAddr(), Key: key.Gossip(), Join: d.cfg.Join(),
 		PeersFile: filepath.Join(d.cfg.Data, peersFile), Log: d.log,
+		Cut: d.opts.Cut,
 	})
 	if err != nil {
 		return fmt.Errorf("gossip: %w", err)

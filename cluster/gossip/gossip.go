@@ -14,10 +14,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net"
-	"os"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -27,24 +26,32 @@ import (
 	"github.com/hashicorp/memberlist"
 
 	"weedd/cluster"
-	"weedd/volume/vfs"
 )
 
 // Options are what Open needs. Self, Bind and Log must be set.
 type Options struct {
 	Self      cluster.Node // Gossip and Alive are filled in
-	Bind      string       // ip:port for TCP and UDP; port 0 for any
+	Bind      string       // host:port for TCP and UDP; port 0 for any
+	Advertise string       // host:port for others to use, where that is not Bind; "" for the same
 	Key       []byte       // 32 bytes that encrypt everything; nil for none
-	Join      []string     // host:port of any members
+	Join      []string     // host:port of any members; without a port, DefaultPort
 	PeersFile string       // keeps the members learned; "" for none
 	Log       *slog.Logger
+	// Cut makes this node lose what it sends to the addresses for which it is
+	// true at the moment; for tests. nil is no address.
+	Cut func(addr string) bool
 }
+
+// DefaultPort is where gossip is found unless the configuration says otherwise.
+const DefaultPort = 7946
 
 // Mesh is this node's membership. All methods may be called at once.
 type Mesh struct {
 	opts    Options
 	list    *memberlist.Memberlist
-	started int64 // ms since 1970: of two processes with one node id the later gives way
+	opened  time.Time
+	twin    chan twin // another process with this node's id was seen
+	dispute dispute   // with the twin; Open's, then watchTwins'
 	fatal   chan error
 	update  chan struct{} // the own metadata changed
 	retry   chan struct{} // look at once for somebody to join
@@ -58,6 +65,8 @@ type Mesh struct {
 	changed    chan struct{}
 	join       []string
 	remembered []string
+	unheard    bool // some member holds this node's id to be at an address that it left
+	closed     bool
 }
 
 // Timing: a silent host is noticed after a probe (up to 0.4 s) and a suspicion
@@ -67,42 +76,38 @@ const (
 	probeTimeout  = 150 * time.Millisecond
 	suspicion     = 4 // times probeInterval
 	tcpTimeout    = 2 * time.Second
-	rejoinFirst   = 200 * time.Millisecond
-	rejoinLast    = 3 * time.Second
-	maxRemembered = 256
+	// A node may come back at another address as soon as the old one is given up.
+	reclaimAfter = 100 * time.Millisecond
+	firstRound   = time.Second // that Open waits for at most
 )
 
-// Open joins the pool, or begins one. It does not wait for others.
-func Open(o Options) (*Mesh, error) {
-	m := &Mesh{opts: o, started: time.Now().UnixMilli(), fatal: make(chan error, 1), update: make(chan struct{}, 1), retry: make(chan struct{}, 1),
-		nodes: map[cluster.NodeID]cluster.Node{}, changed: make(chan struct{}), self: o.Self, join: o.Join}
-	host, port, err := net.SplitHostPort(o.Bind)
+// Open joins the pool, or begins one. It waits a moment for the members that it
+// knows of, and fails when one of them is another living process with the same
+// node id. It does not fail because nobody is there.
+func Open(o Options) (_ *Mesh, err error) {
+	m := &Mesh{opts: o, opened: time.Now(), twin: make(chan twin, 1), fatal: make(chan error, 1),
+		update: make(chan struct{}, 1), retry: make(chan struct{}, 1),
+		nodes: make(map[cluster.NodeID]cluster.Node), changed: make(chan struct{}), self: o.Self, join: o.Join}
+	cfg, err := m.config()
 	if err != nil {
-		return nil, fmt.Errorf("gossip address %q: %w", o.Bind, err)
-	}
-	number, err := strconv.Atoi(port)
-	if err != nil {
-		return nil, fmt.Errorf("gossip address %q: %w", o.Bind, err)
+		return nil, err
 	}
 	if m.remembered, err = readPeers(o.PeersFile); err != nil {
 		return nil, err
 	}
-	m.self.Alive, m.self.Gossip = true, o.Bind
-	if m.meta, err = encodeMeta(m.self, m.started); err != nil {
+	m.self.Alive = true
+	m.self.Gossip = net.JoinHostPort(cfg.AdvertiseAddr, strconv.Itoa(cfg.AdvertisePort))
+	if m.meta, err = encodeMeta(m.self, m.started()); err == nil {
+		_, err = encodeMeta(atLargest(m.self), m.started())
+	}
+	if err != nil {
 		return nil, err
 	}
-	cfg := memberlist.DefaultLANConfig()
-	cfg.Name = string(o.Self.ID)
-	cfg.BindAddr, cfg.BindPort, cfg.AdvertisePort = host, number, number
-	cfg.SecretKey = o.Key
-	cfg.ProbeInterval, cfg.ProbeTimeout = probeInterval, probeTimeout
-	cfg.SuspicionMult, cfg.SuspicionMaxTimeoutMult = suspicion, 2
-	cfg.AwarenessMaxMultiplier = 4
-	cfg.GossipInterval, cfg.PushPullInterval = 100*time.Millisecond, 10*time.Second
-	cfg.TCPTimeout = tcpTimeout
-	cfg.DeadNodeReclaimTime = time.Second // a node may come back at another address
-	cfg.Delegate, cfg.Events, cfg.Conflict = delegate{m}, delegate{m}, delegate{m}
-	cfg.Logger = newLogger(o.Log)
+	if o.Cut != nil {
+		if err := cutTransport(cfg, o.Cut); err != nil {
+			return nil, err
+		}
+	}
 	if m.list, err = memberlist.Create(cfg); err != nil {
 		return nil, fmt.Errorf("open gossip at %s: %w", o.Bind, err)
 	}
@@ -110,16 +115,95 @@ func Open(o Options) (*Mesh, error) {
 	m.SetSelf(func(n *cluster.Node) { n.Gossip = local.Address() })
 	ctx, cancel := context.WithCancel(context.Background())
 	m.cancel = cancel
-	m.work.Go(func() { m.rejoin(ctx) })
+	first := make(chan struct{})
+	m.work.Go(func() { m.rejoin(ctx, first) })
 	m.work.Go(func() { m.announce(ctx) })
+	select {
+	case <-first:
+	case <-time.After(firstRound):
+	}
+	select {
+	case t := <-m.twin:
+		if err := m.settle(t); err != nil {
+			return nil, fmt.Errorf("open gossip: %w", errors.Join(err, m.Close()))
+		}
+	default:
+	}
+	m.work.Go(func() { m.watchTwins(ctx) })
 	return m, nil
 }
 
-// Watch gives all nodes ever seen by this process, itself included, sorted by
-// id; Alive says which are there now. The channel is closed when that changes.
+func (m *Mesh) started() int64 { return m.opened.UnixMilli() }
+
+func (m *Mesh) config() (*memberlist.Config, error) {
+	cfg := memberlist.DefaultLANConfig()
+	bind, err := resolve(context.Background(), m.opts.Bind)
+	if err != nil {
+		return nil, fmt.Errorf("gossip address %q: %w", m.opts.Bind, err)
+	}
+	cfg.BindAddr, cfg.BindPort, cfg.AdvertisePort = bind[0].Addr().String(), int(bind[0].Port()), int(bind[0].Port())
+	if m.opts.Advertise != "" {
+		adv, err := resolve(context.Background(), m.opts.Advertise)
+		if err != nil {
+			return nil, fmt.Errorf("advertised gossip address %q: %w", m.opts.Advertise, err)
+		}
+		cfg.AdvertiseAddr, cfg.AdvertisePort = adv[0].Addr().String(), int(adv[0].Port())
+	} else if !bind[0].Addr().IsUnspecified() {
+		cfg.AdvertiseAddr = cfg.BindAddr
+	}
+	cfg.Name = string(m.opts.Self.ID)
+	cfg.SecretKey = m.opts.Key
+	cfg.ProbeInterval, cfg.ProbeTimeout = probeInterval, probeTimeout
+	cfg.SuspicionMult, cfg.SuspicionMaxTimeoutMult = suspicion, 2
+	cfg.AwarenessMaxMultiplier = 4
+	cfg.GossipInterval, cfg.PushPullInterval = 100*time.Millisecond, 10*time.Second
+	cfg.TCPTimeout = tcpTimeout
+	cfg.EnableCompression = false // what we announce does not shrink
+	cfg.DeadNodeReclaimTime = reclaimAfter
+	cfg.Delegate, cfg.Events, cfg.Conflict = delegate{m}, delegate{m}, delegate{m}
+	cfg.Logger = newLogger(m.opts.Log)
+	return cfg, nil
+}
+
+// resolve gives the addresses that host:port means.
+func resolve(ctx context.Context, addr string) ([]netip.AddrPort, error) {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		host, port = strings.Trim(addr, "[]"), strconv.Itoa(DefaultPort)
+	}
+	number, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		return nil, fmt.Errorf("port %q: %w", port, err)
+	}
+	if host == "" {
+		host = "0.0.0.0"
+	}
+	if ip, err := netip.ParseAddr(host); err == nil {
+		return []netip.AddrPort{netip.AddrPortFrom(ip.Unmap(), uint16(number))}, nil
+	}
+	ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	if err != nil {
+		return nil, fmt.Errorf("look up %s: %w", host, err)
+	}
+	var out []netip.AddrPort
+	for _, ip := range ips {
+		out = append(out, netip.AddrPortFrom(ip.Unmap(), uint16(number)))
+	}
+	return out, nil
+}
+
+// Members lists all nodes ever seen by this process, itself included, sorted by
+// id; Alive says which are there now.
+func (m *Mesh) Members() []cluster.Node {
+	members, _ := m.Watch()
+	return members
+}
+
+// Watch gives Members, and a channel that is closed when they change.
 func (m *Mesh) Watch() (members []cluster.Node, changed <-chan struct{}) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	members = make([]cluster.Node, 0, len(m.nodes))
 	for _, n := range m.nodes {
 		members = append(members, n)
 	}
@@ -140,7 +224,8 @@ func (m *Mesh) Node(id cluster.NodeID) (cluster.Node, bool) {
 func (m *Mesh) Fatal() <-chan error { return m.fatal }
 
 // SetSelf changes what this node announces. What would not fit into the metadata
-// is logged and not announced.
+// is logged and not announced. Changes of id, Gossip and Alive are not for
+// callers. change must not call the Mesh.
 func (m *Mesh) SetSelf(change func(*cluster.Node)) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -150,7 +235,7 @@ func (m *Mesh) SetSelf(change func(*cluster.Node)) {
 	if _, there := m.nodes[next.ID]; there && next == m.self {
 		return
 	}
-	meta, err := encodeMeta(next, m.started)
+	meta, err := encodeMeta(next, m.started())
 	if err != nil {
 		m.opts.Log.Error("cannot be announced", "err", err)
 		return
@@ -163,13 +248,20 @@ func (m *Mesh) SetSelf(change func(*cluster.Node)) {
 // SetJoin changes Options.Join.
 func (m *Mesh) SetJoin(join []string) {
 	m.mu.Lock()
-	m.join = join
+	m.join = slices.Clone(join)
 	m.mu.Unlock()
 	poke(m.retry)
 }
 
-// Leave says goodbye, so that the others need not find out. ctx bounds it.
+// Leave says goodbye, so that the others need not find out. ctx bounds it, and
+// so does a second. This node looks dead to the others from then on.
 func (m *Mesh) Leave(ctx context.Context) error {
+	m.mu.Lock()
+	closed := m.closed
+	m.mu.Unlock()
+	if closed {
+		return nil
+	}
 	timeout := time.Second
 	if d, ok := ctx.Deadline(); ok {
 		timeout = min(timeout, max(time.Until(d), time.Millisecond))
@@ -180,12 +272,19 @@ func (m *Mesh) Leave(ctx context.Context) error {
 	return nil
 }
 
-// Close ends the membership without a word. Twice is fine.
+// Close ends the membership without a word, and must not run beside Leave. Twice
+// is fine.
 func (m *Mesh) Close() error {
+	m.mu.Lock()
+	m.closed = true
+	m.mu.Unlock()
 	m.cancel()
 	err := m.list.Shutdown()
 	m.work.Wait()
-	return err
+	if err != nil {
+		return fmt.Errorf("close gossip: %w", err)
+	}
+	return nil
 }
 
 func poke(c chan struct{}) {
@@ -196,8 +295,12 @@ func poke(c chan struct{}) {
 }
 
 func (m *Mesh) setLocked(n cluster.Node) {
-	if m.nodes[n.ID] == n {
+	old, known := m.nodes[n.ID]
+	if old == n {
 		return
+	}
+	if n.ID != m.self.ID && (!known || old.Alive != n.Alive) {
+		m.opts.Log.Info("member", "peer", n.ID, "addr", n.Gossip, "roles", n.Roles.String(), "alive", n.Alive)
 	}
 	m.nodes[n.ID] = n
 	close(m.changed)
@@ -215,180 +318,5 @@ func (m *Mesh) announce(ctx context.Context) {
 				m.opts.Log.Debug("gossip: update spreads slowly", "err", err)
 			}
 		}
-	}
-}
-
-// rejoin joins, for ever, the addresses at which nobody alive is known.
-func (m *Mesh) rejoin(ctx context.Context) {
-	wait := rejoinFirst
-	for {
-		missing := m.missing()
-		var all sync.WaitGroup
-		for _, addr := range missing {
-			all.Go(func() {
-				if _, err := m.list.Join([]string{addr}); err != nil {
-					m.opts.Log.Debug("gossip: cannot join", "peer", addr, "err", err)
-				}
-			})
-		}
-		all.Wait()
-		m.remember()
-		_, changed := m.Watch()
-		if len(missing) == 0 {
-			wait = rejoinLast
-		}
-		t := time.NewTimer(wait)
-		select {
-		case <-ctx.Done():
-			t.Stop()
-			return
-		case <-m.retry:
-			wait = rejoinFirst
-		case <-changed:
-			wait = rejoinFirst
-			t.Stop()
-			pause(ctx, rejoinFirst) // changes come in bunches
-		case <-t.C:
-			wait = min(2*wait, rejoinLast)
-		}
-		t.Stop()
-	}
-}
-
-func pause(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-	case <-t.C:
-	}
-}
-
-// missing lists the addresses to join.
-func (m *Mesh) missing() (out []string) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	there := map[string]bool{}
-	for _, n := range m.nodes {
-		if n.Alive {
-			there[n.Gossip] = true
-		}
-	}
-	for _, addr := range slices.Concat(m.join, m.remembered) {
-		if !there[addr] {
-			there[addr] = true
-			out = append(out, addr)
-		}
-	}
-	return out
-}
-
-// remember keeps the addresses of the others that live, and those that were
-// known before.
-func (m *Mesh) remember() {
-	if m.opts.PeersFile == "" {
-		return
-	}
-	m.mu.Lock()
-	var addrs []string
-	for id, n := range m.nodes {
-		if n.Alive && id != m.self.ID {
-			addrs = append(addrs, n.Gossip)
-		}
-	}
-	slices.Sort(addrs)
-	for _, a := range m.remembered { // behind those that live
-		if !slices.Contains(addrs, a) && a != m.self.Gossip {
-			addrs = append(addrs, a)
-		}
-	}
-	addrs = addrs[:min(len(addrs), maxRemembered)]
-	same := slices.Equal(addrs, m.remembered)
-	m.remembered = addrs
-	m.mu.Unlock()
-	if same {
-		return
-	}
-	if err := vfs.Replace(vfs.OS{}, m.opts.PeersFile, []byte(strings.Join(addrs, "\n")+"\n")); err != nil {
-		m.opts.Log.Warn("members cannot be remembered", "err", err)
-	}
-}
-
-func readPeers(path string) ([]string, error) {
-	if path == "" {
-		return nil, nil
-	}
-	b, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read remembered members: %w", err)
-	}
-	return strings.Fields(string(b)), nil
-}
-
-// delegate is the Mesh as memberlist calls it.
-type delegate struct{ m *Mesh }
-
-// NodeMeta implements memberlist.Delegate.
-func (d delegate) NodeMeta(int) []byte {
-	d.m.mu.Lock()
-	defer d.m.mu.Unlock()
-	return d.m.meta
-}
-
-// NotifyMsg implements memberlist.Delegate.
-func (delegate) NotifyMsg([]byte) {}
-
-// GetBroadcasts implements memberlist.Delegate.
-func (delegate) GetBroadcasts(int, int) [][]byte { return nil }
-
-// LocalState implements memberlist.Delegate.
-func (delegate) LocalState(bool) []byte { return nil }
-
-// MergeRemoteState implements memberlist.Delegate.
-func (delegate) MergeRemoteState([]byte, bool) {}
-
-// NotifyJoin implements memberlist.EventDelegate.
-func (d delegate) NotifyJoin(n *memberlist.Node) { d.see(n, true) }
-
-// NotifyUpdate implements memberlist.EventDelegate.
-func (d delegate) NotifyUpdate(n *memberlist.Node) { d.see(n, true) }
-
-// NotifyLeave implements memberlist.EventDelegate.
-func (d delegate) NotifyLeave(n *memberlist.Node) { d.see(n, false) }
-
-func (d delegate) see(n *memberlist.Node, alive bool) {
-	m := d.m
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if n.Name == string(m.self.ID) {
-		return // SetSelf knows better
-	}
-	node, _, err := decodeMeta(n.Name, n.Address(), n.Meta)
-	if err != nil {
-		m.opts.Log.Warn("a member of gossip is passed over", "peer", n.Address(), "err", err)
-		return
-	}
-	node.Alive = alive
-	m.setLocked(node)
-}
-
-// NotifyConflict implements memberlist.ConflictDelegate. Of two processes with
-// one node id, as after a data directory was copied, the later gives way.
-func (d delegate) NotifyConflict(existing, other *memberlist.Node) {
-	m := d.m
-	if existing.Name != string(m.opts.Self.ID) {
-		return // theirs to settle
-	}
-	_, started, err := decodeMeta(other.Name, other.Address(), other.Meta)
-	if err != nil || started > m.started {
-		m.opts.Log.Error("another process uses this node's id; it is to give way", "peer", other.Address())
-		return
-	}
-	select {
-	case m.fatal <- fmt.Errorf("node id %s is in use by the process at %s: a data directory was copied, or the address has changed while the old process runs; stop one of the two, or give this one an empty data directory", m.opts.Self.ID, other.Address()):
-	default:
 	}
 }

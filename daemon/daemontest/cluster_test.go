@@ -10,7 +10,6 @@ import (
 )
 
 func TestThreeNodesFoundAClusterAndKeepTwoCopies(t *testing.T) {
-	t.Parallel()
 	c := daemontest.Start(t, 3)
 	fids := map[string][]byte{}
 	for i := range 30 {
@@ -59,10 +58,8 @@ func readAll(t *testing.T, c *daemontest.Cluster, fids map[string][]byte) {
 }
 
 func TestUploadsGoOnWhileAnyNodeIsKilledAndItComesBackWhole(t *testing.T) {
-	t.Parallel()
 	for _, victim := range []string{"leader", "follower"} {
 		t.Run(victim, func(t *testing.T) {
-			t.Parallel()
 			c := daemontest.Start(t, 3)
 			lost := c.Leader()
 			if victim == "follower" {
@@ -88,7 +85,6 @@ func TestUploadsGoOnWhileAnyNodeIsKilledAndItComesBackWhole(t *testing.T) {
 }
 
 func TestAPlannedStopIsNoticedByNobody(t *testing.T) {
-	t.Parallel()
 	c := daemontest.Start(t, 3)
 	for range 2 { // whichever leads
 		n := c.Leader()
@@ -105,7 +101,6 @@ func TestAPlannedStopIsNoticedByNobody(t *testing.T) {
 }
 
 func TestMastersAreAddedOneByOneToASingleOne(t *testing.T) {
-	t.Parallel()
 	c := daemontest.New(t)
 	c.Add(1)
 	c.AwaitReady()
@@ -136,7 +131,6 @@ func TestMastersAreAddedOneByOneToASingleOne(t *testing.T) {
 }
 
 func TestAllNodesRestartWithoutSeeds(t *testing.T) {
-	t.Parallel()
 	c := daemontest.Start(t, 3)
 	load := c.Load("replication=001")
 	load.Await(20)
@@ -151,4 +145,26 @@ func TestAllNodesRestartWithoutSeeds(t *testing.T) {
 	c.AwaitReady()
 	c.AwaitWhole()
 	readAll(t, c, fids)
+}
+
+func TestTheMajorityGoesOnWithoutALeaderThatIsCutOff(t *testing.T) {
+	c := daemontest.Start(t, 3)
+	lost := c.Leader()
+	load := c.Load("replication=001", lost)
+	load.Await(20)
+	lost.Isolate()
+	load.Await(40)
+	c.Await("the cut off node says that nobody leads", func() error {
+		if status, _, err := lost.Master(http.MethodGet, "/cluster/healthz"); err != nil || status != http.StatusServiceUnavailable {
+			return fmt.Errorf("status %d %v", status, err)
+		}
+		return nil
+	})
+	if status, body, err := lost.Master(http.MethodGet, "/dir/assign?replication=001"); err != nil || status != http.StatusServiceUnavailable {
+		t.Errorf("assign at the node that is cut off: %d %s %v", status, body, err)
+	}
+	lost.Mend()
+	c.AwaitReady()
+	c.AwaitWhole()
+	readAll(t, c, load.Stop())
 }

@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -34,6 +35,10 @@ type Cluster struct {
 	T     testing.TB
 	Nodes []*Node
 	HTTP  *http.Client
+
+	mu   sync.Mutex
+	side map[string]*Node // internal and gossip addresses of all nodes
+	away map[*Node]bool   // nodes cut off from the others
 }
 
 // Node is one daemon of a Cluster, running or not.
@@ -63,7 +68,7 @@ func Start(t testing.TB, n int, change ...func(i int, c *config.Config)) *Cluste
 
 // New makes a cluster without nodes.
 func New(t testing.TB) *Cluster {
-	c := &Cluster{T: t, HTTP: &http.Client{Transport: &http.Transport{}, Timeout: 20 * time.Second}}
+	c := &Cluster{T: t, side: map[string]*Node{}, away: map[*Node]bool{}, HTTP: &http.Client{Transport: &http.Transport{}, Timeout: 20 * time.Second}}
 	t.Cleanup(c.HTTP.CloseIdleConnections)
 	return c
 }
@@ -100,11 +105,14 @@ func (c *Cluster) Add(expect int, change ...func(i int, c *config.Config)) *Node
 func (n *Node) Start() {
 	t := n.cluster.T
 	t.Helper()
-	d, err := daemon.Open(n.Config, daemon.Options{Log: slog.New(n.log), Version: "test"})
+	d, err := daemon.Open(n.Config, daemon.Options{Log: slog.New(n.log), Version: "test", Cut: n.cut})
 	if err != nil {
 		t.Fatalf("open daemon: %v", err)
 	}
 	n.Self = d.Self()
+	n.cluster.mu.Lock()
+	n.cluster.side[n.Self.Internal], n.cluster.side[n.Self.Gossip] = n, n
+	n.cluster.mu.Unlock()
 	for addr, port := range map[string]*int{n.Self.Internal: &n.Config.Internal.Port, n.Self.Gossip: &n.Config.Gossip.Port,
 		n.Self.MasterHTTP: &n.Config.Master.HTTP.Port, n.Self.VolumeHTTP: &n.Config.Volume.HTTP.Port} {
 		if _, p, err := net.SplitHostPort(addr); err == nil {
@@ -114,6 +122,27 @@ func (n *Node) Start() {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	n.daemon, n.kill, n.done = d, cancel, make(chan error, 1)
 	go func() { n.done <- errors.Join(d.Run(ctx), d.Close()) }()
+}
+
+// Isolate cuts the node off from all others, until Mend: what is sent in either
+// direction is lost. Clients still reach it.
+func (n *Node) Isolate() { n.setAway(true) }
+
+// Mend ends Isolate.
+func (n *Node) Mend() { n.setAway(false) }
+
+func (n *Node) setAway(away bool) {
+	n.cluster.mu.Lock()
+	defer n.cluster.mu.Unlock()
+	n.cluster.away[n] = away
+}
+
+// cut reports whether what this node sends to addr is lost.
+func (n *Node) cut(addr string) bool {
+	n.cluster.mu.Lock()
+	defer n.cluster.mu.Unlock()
+	to := n.cluster.side[addr]
+	return to != n && (n.cluster.away[n] || n.cluster.away[to])
 }
 
 // Running reports whether the daemon runs.
@@ -230,7 +259,16 @@ func (n *Node) Submit(query string, data []byte) (fid string, err error) {
 
 // Do sends a request to the node's volume server and returns status and body.
 func (n *Node) Do(method, path string, body []byte) (status int, answer []byte, err error) {
-	req, err := http.NewRequest(method, "http://"+n.Self.VolumeHTTP+path, bytes.NewReader(body))
+	return n.request(method, n.Self.VolumeHTTP+path, body)
+}
+
+// Master sends a request to the node's master and returns status and body.
+func (n *Node) Master(method, path string) (status int, answer []byte, err error) {
+	return n.request(method, n.Self.MasterHTTP+path, nil)
+}
+
+func (n *Node) request(method, url string, body []byte) (status int, answer []byte, err error) {
+	req, err := http.NewRequest(method, "http://"+url, bytes.NewReader(body))
 	if err != nil {
 		return 0, nil, err
 	}

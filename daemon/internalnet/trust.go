@@ -50,7 +50,8 @@ type Trust struct {
 	node  volume.NodeID
 	cert  tls.Certificate
 	roots *x509.CertPool
-	named bool // certificates name node ids, not hosts
+	named bool                   // certificates name node ids, not hosts
+	cut   func(addr string) bool // see SetCut; nil but in tests
 }
 
 // NewTrust derives the cluster's certificate authority from the key and mints a
@@ -230,7 +231,7 @@ func certNode(cs tls.ConnectionState) volume.NodeID {
 // thinks of our certificate shows only with the first read.
 func (t *Trust) Dial(ctx context.Context, proto Proto, addr string, node volume.NodeID) (net.Conn, error) {
 	d := net.Dialer{Timeout: handshakeTimeout, KeepAliveConfig: keepAlive}
-	raw, err := d.DialContext(ctx, "tcp", addr)
+	raw, err := t.dial(ctx, &d, addr)
 	if err != nil {
 		return nil, fmt.Errorf("dial %s at %s: %w", proto, addr, err)
 	}
