@@ -124,6 +124,8 @@ join = [%s]
 [volume]
 http = %s
 sync = %q
+[limits]
+stop = "5s"
 `
 
 // startNode runs weedd in a directory of its own and waits until it is ready.

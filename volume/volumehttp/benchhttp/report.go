@@ -80,7 +80,7 @@ func (rep *report) add(conc int, all []series, runs map[string][]result) {
 
 func median(values []float64) float64 {
 	sorted := slices.Sorted(slices.Values(values))
-	return sorted[len(sorted)/2]
+	return (sorted[(len(sorted)-1)/2] + sorted[len(sorted)/2]) / 2
 }
 
 func (rep *report) print(out io.Writer) error {
