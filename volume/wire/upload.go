@@ -97,7 +97,7 @@ func ParseUpload(r *http.Request, o UploadOptions) (*Upload, error) {
 	if !n.TTL.IsZero() {
 		n.Flags |= needle.FlagTTL
 	}
-	if manifest, _ := strconv.ParseBool(q.Get("cm")); manifest {
+	if q != nil && isTrue(q.Get("cm")) {
 		n.Flags |= needle.FlagManifest
 		if f.form {
 			f.mime = "" // it would be the type of the manifest, not of the file
@@ -111,6 +111,11 @@ func ParseUpload(r *http.Request, o UploadOptions) (*Upload, error) {
 		f.md5 = md5
 	}
 	return up, up.pack(f, o.Limit)
+}
+
+func isTrue(s string) bool {
+	b, err := strconv.ParseBool(s)
+	return err == nil && b
 }
 
 // label sets flag and gives the bytes of text, unless it is too long to be kept.
