@@ -32,7 +32,7 @@ func (t *term) ask(ctx context.Context, ask volume.Ask) (volume.Entry, error) {
 		next, err := t.propose(ctx, ch)
 		switch {
 		case err == nil:
-			t.log.Info("copy asked", "ask", ask.Kind, "volume", ask.Volume, "node", ask.From.Node, "epoch", next.Epoch, "failed", ask.Failed)
+			t.log.Info("copy asked", "ask", ask.Kind, "volume", ask.Volume, "peer", ask.From.Node, "epoch", next.Epoch, "failed", ask.Failed)
 			return *next, nil
 		case errors.Is(err, volume.ErrStale):
 			continue // the version moved; the epoch perhaps not

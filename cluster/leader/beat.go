@@ -101,7 +101,7 @@ func (s *stream) report(r volume.Report) error {
 		return fmt.Errorf("%w: a heartbeat begins with a full report that names its node", volume.ErrBadRequest)
 	case s.node == "":
 		s.node, s.id = r.Node, s.t.topo.Attach(r.Node, now)
-		s.t.log.Info("volume server connected", "node", s.node)
+		s.t.log.Info("volume server connected", "peer", s.node)
 	case s.node != r.Node:
 		return fmt.Errorf("%w: a report of node %s on the heartbeat of node %s", volume.ErrBadRequest, r.Node, s.node)
 	}
@@ -179,7 +179,7 @@ func (s *stream) drops(cat *catalog.Catalog, now time.Time) []volume.Drop {
 			continue
 		}
 		s.dropped[key] = now
-		s.t.log.Info("drop ordered", "node", s.node, "volume", d.Volume, "copy", d.Copy, "epoch", d.Epoch, "deleted", d.Deleted)
+		s.t.log.Info("drop ordered", "peer", s.node, "volume", d.Volume, "copy", d.Copy, "epoch", d.Epoch, "deleted", d.Deleted)
 		out = append(out, d)
 	}
 	for key, last := range s.dropped {
@@ -195,7 +195,7 @@ func (s *stream) end() {
 	if s.node == "" || !s.t.topo.Detach(s.node, s.id) || s.t.ctx.Err() != nil {
 		return
 	}
-	s.t.log.Info("volume server disconnected", "node", s.node)
+	s.t.log.Info("volume server disconnected", "peer", s.node)
 	s.t.moved.raise()
 	s.t.probe(s.t.topo.Node(s.node))
 }

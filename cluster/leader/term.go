@@ -81,7 +81,7 @@ func newTerm(ctx context.Context, opt *Options) *term {
 func (t *term) run() {
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	defer t.probes.Wait()
+	defer t.endProbes()
 	if !t.barrier() {
 		return
 	}
@@ -317,6 +317,14 @@ func (t *term) probe(n cluster.Node) {
 			}
 		}
 	})
+}
+
+// endProbes waits for the probes under way once the term's context has ended.
+func (t *term) endProbes() {
+	t.mu.Lock() // whoever starts one after this sees that the term is over
+	//lint:ignore SA2001 only the order counts
+	t.mu.Unlock()
+	t.probes.Wait()
 }
 
 // signal is a level: whoever waits learns that something changed since it
