@@ -24,8 +24,8 @@ func hintText(cfg config.Config) string {
 		fmt.Fprintf(&b, ` In another terminal:
 
   curl -F file=@some.jpg http://%[1]s/submit    store a file; the answer names its fid and fileUrl
-  curl -o copy.jpg http://%[1]s/FID             read it back (or take the fileUrl itself)
-  curl http://%[1]s/cluster/status              who is there, who leads
+  curl -L -o copy.jpg http://%[1]s/FID          read it back (or take the fileUrl itself)
+  weedd status --master %[1]s                   who is there, who leads, what is wrong
 `, master)
 	} else {
 		fmt.Fprintf(&b, "\n\n  curl http://%s/status                    what this volume server holds\n", at(cfg.Volume.HTTP))

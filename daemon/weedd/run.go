@@ -133,8 +133,7 @@ func (p *process) run(ctx context.Context, serve daemonFunc) error {
 // end says how the daemon ended. After a signal, the end of the context is no
 // failure.
 func (p *process) end(ctx context.Context, err error) error {
-	switch {
-	case err == nil, ctx.Err() != nil && errors.Is(err, context.Canceled):
+	if err == nil || err == ctx.Err() {
 		p.log.Info("stopped")
 		return nil
 	}

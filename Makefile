@@ -1,0 +1,56 @@
+# weedd. `make` lists the targets.
+
+GO          ?= go
+VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+CONFIG      ?= configs/one-node.toml
+FUZZTIME    ?= 30s
+STATICCHECK  = honnef.co/go/tools/cmd/staticcheck@v0.7.0
+
+# The race detector needs a C compiler; without one the tests run all the same.
+RACE := $(shell command -v $$($(GO) env CC) >/dev/null 2>&1 && echo -race)
+
+.DEFAULT_GOAL := help
+.PHONY: help run build test check generate e2e bench fuzz clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+run: build ## build and start one node on loopback, data in ./data
+	./weedd run --hints --config $(CONFIG)
+
+build: ## build ./weedd, one static binary
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o weedd ./daemon/weedd
+
+test: ## run the tests, with the race detector where there is a C compiler
+ifeq ($(RACE),)
+	@echo 'no C compiler: testing without the race detector' >&2
+	$(GO) test -timeout 5m ./...
+else
+	CGO_ENABLED=1 $(GO) test $(RACE) -timeout 5m ./...
+endif
+
+check: build ## gofmt, vet, staticcheck, build, generated files up to date
+	@files="$$(gofmt -l .)"; if [ -n "$$files" ]; then echo "not formatted (gofmt -w):" >&2; echo "$$files" >&2; exit 1; fi
+	$(GO) vet -tags e2e ./...
+	$(GO) run $(STATICCHECK) -tags e2e ./...
+	@./weedd config default | cmp - configs/default.toml || { echo 'configs/default.toml is out of date: make generate' >&2; exit 1; }
+
+generate: build ## write the generated files anew (configs/default.toml)
+	./weedd config default > configs/default.toml
+
+e2e: ## test the built program: three processes, kill -9, all of Go's source as input
+	$(GO) test -tags e2e -timeout 15m -count 1 -run TestE2E ./daemon/weedd/
+
+bench: build ## measure against a bare HTTP server, in turns
+	$(GO) run ./volume/volumehttp/benchhttp -weedd ./weedd
+
+fuzz: ## fuzz every target for FUZZTIME (30s)
+	@set -e; for package in $$($(GO) list ./...); do \
+		for target in $$($(GO) test -list '^Fuzz' $$package | grep '^Fuzz' || true); do \
+			echo "$$package $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$package; \
+		done; \
+	done
+
+clean: ## remove what was built; ./data is left alone
+	rm -rf weedd dist
