@@ -103,7 +103,7 @@ func (d *draft) askYield(ask volume.Ask) error {
 		d.next.State = volume.StateReadOnly
 		return nil
 	case !ok:
-		return fmt.Errorf("%w: volume %d: no other copy in sync is there to lead", volume.ErrUnavailable, d.next.Volume)
+		return fmt.Errorf("%w: volume %d: no other copy in sync is there to lead", volume.ErrUnsatisfiable, d.next.Volume)
 	}
 	if ask.From.Node == d.next.Primary {
 		d.next.Primary = heir.Node

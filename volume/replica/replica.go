@@ -2,6 +2,7 @@ package replica
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -320,13 +321,23 @@ func (r *Replica) Yield(ctx context.Context) error {
 	for {
 		r.mu.Lock()
 		e, leading, busy, moved := r.core.Entry(), r.core.Leading(), len(r.waiters) > 0, r.moved
-		if leading && !busy && !r.queued() {
-			r.core.Yield()
-			r.effectsLocked()
-		}
 		r.mu.Unlock()
 		if !leading || len(e.InSync) < 2 {
 			return nil
+		}
+		if !busy && !r.queued() {
+			next, err := r.opts.Ask(ctx, volume.Ask{Kind: volume.AskYield, Volume: e.Volume, Epoch: e.Epoch, From: r.opts.Self})
+			r.Learn(next)
+			if next.Epoch > e.Epoch {
+				continue
+			}
+			if errors.Is(err, volume.ErrUnsatisfiable) { // no other copy is there to lead: this one takes writes to the end
+				r.mu.Lock()
+				r.yielding = false
+				r.movedLocked()
+				r.mu.Unlock()
+				return nil
+			}
 		}
 		select {
 		case <-ctx.Done():
