@@ -103,6 +103,7 @@ func (s *Server) changes(sent map[volume.ID]volume.CopyReport, all bool) volume.
 	dirty := s.dirty
 	s.dirty = map[volume.ID]bool{}
 	rep.Gone, s.gone = s.gone, nil
+	rep.Gone = slices.DeleteFunc(rep.Gone, func(id volume.ID) bool { return s.copies[id] != nil }) // made anew since
 	s.mu.Unlock()
 	for _, id := range rep.Gone {
 		delete(sent, id)

@@ -123,31 +123,21 @@ func (s *Server) getForeign(ctx context.Context, id volume.FileID, readDeleted b
 // elsewhere names the other nodes that hold a volume in sync, the primary first.
 // Without any, it is cause.
 func (s *Server) elsewhere(ctx context.Context, id volume.ID, cause error) error {
-	ctx, cancel := context.WithTimeout(ctx, locateLimit)
-	defer cancel()
-	e, nodes, err := s.opts.Master.Locate(ctx, id)
+	known, err := s.locate(ctx, id, false)
+	e := known.entry
 	if r := s.copy(id); r != nil {
-		if known := r.Entry(); known.Version > e.Version {
-			e = known
+		if own := r.Entry(); own.Version > e.Version {
+			e = own
 		}
-	} else if err != nil && e.Volume == 0 {
-		e, _ = s.routes.get(id, s.opts.Now())
 	}
-	if e.Volume == 0 {
-		switch {
-		case cause != nil:
-			return cause
-		case errors.Is(err, volume.ErrNoVolume):
-			return fmt.Errorf("locate volume %d: %w", id, err)
-		}
-		return fmt.Errorf("%w: locate volume %d: %w", volume.ErrUnavailable, id, err)
-	}
-	there := s.others(e, nodes)
-	switch {
-	case len(there) > 0:
+	if there := s.others(e, known.nodes); len(there) > 0 && !errors.Is(err, volume.ErrNoVolume) {
 		return &volume.ElsewhereError{Volume: id, Nodes: there}
+	}
+	switch {
 	case cause != nil:
 		return cause
+	case err != nil:
+		return err
 	}
 	return fmt.Errorf("%w: no other holder of volume %d is in sight", volume.ErrUnavailable, id)
 }

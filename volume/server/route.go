@@ -32,12 +32,12 @@ type target struct {
 func (s *Server) target(ctx context.Context, id volume.ID, fresh bool) (target, error) {
 	r := s.copy(id)
 	var e volume.Entry
-	var err error
 	if r != nil {
 		e = r.Entry()
 	}
 	if r == nil || fresh || e.Epoch == 0 {
-		if e, err = s.locate(ctx, id, fresh); r != nil {
+		known, err := s.locate(ctx, id, fresh)
+		if e = known.entry; r != nil {
 			if err == nil {
 				r.Learn(e)
 			}
@@ -57,57 +57,64 @@ func (s *Server) target(ctx context.Context, id volume.ID, fresh bool) (target, 
 	return target{entry: e, node: n}, err
 }
 
-// locate asks a master for an entry, unless one was told lately.
-func (s *Server) locate(ctx context.Context, id volume.ID, fresh bool) (volume.Entry, error) {
+// locate asks a master where a volume is, unless one was asked lately. What was
+// known before comes with an error, too.
+func (s *Server) locate(ctx context.Context, id volume.ID, fresh bool) (route, error) {
 	now := s.opts.Now()
-	if e, ok := s.routes.get(id, now); ok && !fresh {
-		return e, nil
+	known := s.routes.get(id)
+	if !fresh && now.Before(known.until) {
+		return known, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, locateLimit)
 	defer cancel()
-	e, _, err := s.opts.Master.Locate(ctx, id)
+	e, nodes, err := s.opts.Master.Locate(ctx, id)
 	switch {
 	case err == nil:
-		s.routes.put(e, now)
+		return s.routes.put(route{e, nodes, now.Add(routeLife)}), nil
 	case errors.Is(err, volume.ErrNoVolume):
-		return e, fmt.Errorf("locate volume %d: %w", id, err)
-	default:
-		err = fmt.Errorf("%w: locate volume %d: %w", volume.ErrUnavailable, id, err)
+		return known, fmt.Errorf("locate volume %d: %w", id, err)
 	}
-	return e, err
+	return known, fmt.Errorf("%w: locate volume %d: %w", volume.ErrUnavailable, id, err)
 }
 
-// routes remembers entries of volumes without a copy here, for a short time: a
-// stale one costs a refusal by the node it names.
+// routes remembers what masters said of volumes, for a short time: a stale entry
+// costs a refusal by the node it names.
 type routes struct {
-	mu      sync.Mutex
-	entries map[volume.ID]route
+	mu    sync.Mutex
+	known map[volume.ID]route
 }
 
 type route struct {
 	entry volume.Entry
+	nodes []volume.Node // of its holders, those that the master knew
 	until time.Time
 }
 
 const (
-	routeLife = 5 * time.Second
+	routeLife = time.Second
 	maxRoutes = 10000
 )
 
-func (r *routes) get(id volume.ID, now time.Time) (volume.Entry, bool) {
+// get returns what was known last, however old; the zero value for nothing.
+func (r *routes) get(id volume.ID) route {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	known, ok := r.entries[id]
-	return known.entry, ok && now.Before(known.until)
+	return r.known[id]
 }
 
-func (r *routes) put(e volume.Entry, now time.Time) {
+// put remembers now, but keeps a newer entry: a master may lag behind another.
+func (r *routes) put(now route) route {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.entries == nil || len(r.entries) >= maxRoutes {
-		r.entries = map[volume.ID]route{}
+	if old := r.known[now.entry.Volume]; old.entry.Version > now.entry.Version {
+		old.until = now.until
+		now = old
 	}
-	r.entries[e.Volume] = route{e, now.Add(routeLife)}
+	if r.known == nil || len(r.known) >= maxRoutes {
+		r.known = map[volume.ID]route{}
+	}
+	r.known[now.entry.Volume] = now
+	return now
 }
 
 // attempt is one try of a write at a target. It is repeated only when the try

@@ -110,7 +110,7 @@ type Server struct {
 	metrics *metrics
 	ctx     context.Context // ends at Close
 	cancel  context.CancelFunc
-	routes  routes // of volumes without a copy here
+	routes  routes
 
 	changed chan struct{} // a level: some report may have changed
 	dropNow chan struct{} // a level: there are drops to carry out
@@ -186,11 +186,11 @@ func (s *Server) node(ctx context.Context, id volume.ID, node volume.NodeID) (vo
 	if n, ok := s.opts.Peers.Node(node); ok {
 		return n, nil
 	}
-	_, nodes, err := s.opts.Master.Locate(ctx, id)
+	known, err := s.locate(ctx, id, false)
+	if i := slices.IndexFunc(known.nodes, func(n volume.Node) bool { return n.ID == node && n.Internal != "" }); i >= 0 {
+		return known.nodes[i], nil
+	}
 	if err == nil {
-		if i := slices.IndexFunc(nodes, func(n volume.Node) bool { return n.ID == node && n.Internal != "" }); i >= 0 {
-			return nodes[i], nil
-		}
 		err = errors.New("it is not in sight")
 	}
 	return volume.Node{}, fmt.Errorf("%w: find node %s: %w", volume.ErrUnavailable, node, err)
@@ -255,6 +255,9 @@ func (s *Server) Drain(ctx context.Context) error {
 	g.SetLimit(drainers)
 	errs := make([]error, len(copies))
 	for i, r := range copies {
+		if e := r.Entry(); e.Primary != s.opts.Node || len(e.InSync) < 2 {
+			continue // a volume that cannot be handed over takes writes to the end
+		}
 		g.Go(func() error {
 			errs[i] = r.Yield(ctx)
 			return nil
