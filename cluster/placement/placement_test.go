@@ -496,7 +496,7 @@ func TestAnswer(t *testing.T) {
 		{"a joining copy is added", one, "", ask(volume.AskAdd, "1.1", "2.2"), "1: 1.1 2.2 |  open", nil},
 		{"what does not join is not added", one, "", ask(volume.AskAdd, "1.1", "2.7"), "", volume.ErrBadRequest},
 		{"a primary yields to another, and stays in sync", two, "", ask(volume.AskYield, "1.1"), "2: 1.1 2.2 |  open", nil},
-		{"a primary without another cannot yield", two, "2", ask(volume.AskYield, "1.1"), "", volume.ErrUnavailable},
+		{"a primary without another cannot yield", two, "2", ask(volume.AskYield, "1.1"), "", volume.ErrUnsatisfiable},
 		{"a failed primary leaves", two, "", failed(ask(volume.AskYield, "1.1")), "2: 2.2 |  open", nil},
 		{"a failed follower leaves", two, "", failed(ask(volume.AskYield, "2.2")), "1: 1.1 |  open", nil},
 		{"the only copy that fails makes the volume read-only", one, "", failed(ask(volume.AskYield, "1.1")), "1: 1.1 | 2.2 readonly", nil},
