@@ -65,7 +65,7 @@ type Mesh struct {
 	changed    chan struct{}
 	join       []string
 	remembered []string
-	unheard    bool // some member holds this node's id to be at an address that it left
+	unheard    time.Time // until then, some member may hold this node to be at an address that it left
 	closed     bool
 }
 
