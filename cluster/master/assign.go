@@ -1,10 +1,12 @@
 package master
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"weedd/cluster"
@@ -58,6 +60,9 @@ func (m *Master) choices() *choices {
 		if e.State == volume.StateOpen && c.writable(e) {
 			c.open[e.Spec] = append(c.open[e.Spec], e)
 		}
+	}
+	for _, es := range c.open {
+		slices.SortStableFunc(es, func(a, b *volume.Entry) int { return cmp.Compare(a.Primary, b.Primary) })
 	}
 	m.choice.Store(c)
 	return c
@@ -170,30 +175,28 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// pick chooses one of the writable volumes at random, those with all their
-// copies first, those tried or led by a shunned node last.
+// pick chooses a writable volume: a primary at random, and of its volumes the
+// first that will do, so that uploads at one time share few files and with them
+// each fsync. Volumes with all their copies come first, those tried or led by a
+// shunned node last.
 func (c *choices) pick(req Request, shunned map[volume.NodeID]bool, tried map[volume.ID]bool) *volume.Entry {
 	var best *volume.Entry
 	bestRank, ties := -1, 0
-	for _, e := range c.open[req.Spec] {
-		if !c.fits(e, req) {
-			continue
+	open := c.open[req.Spec] // sorted by primary
+	for i := 0; i < len(open); {
+		first, rank := (*volume.Entry)(nil), -1
+		primary := open[i].Primary
+		for ; i < len(open) && open[i].Primary == primary; i++ {
+			if r := c.rank(open[i], req, shunned, tried); r > rank {
+				first, rank = open[i], r
+			}
 		}
-		rank := 0
-		if !tried[e.Volume] {
-			rank += 4
-		}
-		if !shunned[e.Primary] {
-			rank += 2
-		}
-		if len(e.InSync) >= e.Spec.Placement.Copies() {
-			rank++
-		}
-		if rank > bestRank {
-			best, bestRank, ties = e, rank, 1
-		} else if rank == bestRank {
+		switch {
+		case rank > bestRank:
+			best, bestRank, ties = first, rank, 1
+		case rank == bestRank && rank >= 0:
 			if ties++; rand.IntN(ties) == 0 {
-				best = e
+				best = first
 			}
 		}
 	}
@@ -201,6 +204,23 @@ func (c *choices) pick(req Request, shunned map[volume.NodeID]bool, tried map[vo
 		return nil
 	}
 	return best
+}
+
+// rank says how good a choice e is; -1 is none.
+func (c *choices) rank(e *volume.Entry, req Request, shunned map[volume.NodeID]bool, tried map[volume.ID]bool) (rank int) {
+	if !c.fits(e, req) {
+		return -1
+	}
+	if !tried[e.Volume] {
+		rank += 4
+	}
+	if !shunned[e.Primary] {
+		rank += 2
+	}
+	if len(e.InSync) >= e.Spec.Placement.Copies() {
+		rank++
+	}
+	return rank
 }
 
 // fits reports whether one node with a copy is where the client wants one.
