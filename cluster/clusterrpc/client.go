@@ -61,8 +61,10 @@ const (
 	whoTime = time.Second
 	// hintPoll is how often a waiting call looks whether another master leads now.
 	hintPoll = 100 * time.Millisecond
-	retryMin = 20 * time.Millisecond
-	retryMax = 250 * time.Millisecond
+	// maxAnswer bounds an answer that comes in pieces, in bytes.
+	maxAnswer = 1 << 30
+	retryMin  = 20 * time.Millisecond
+	retryMax  = 250 * time.Millisecond
 )
 
 // Ask puts a question of a copy to the leader. The entry is the one now in
@@ -142,9 +144,11 @@ func (c *Client) DeleteCollection(ctx context.Context, name string) (int, error)
 // View is the leader's view of the cluster.
 func (c *Client) View(ctx context.Context) (cluster.View, error) {
 	var v cluster.View
-	err := c.toLeader(ctx, attemptTime, always, func(ctx context.Context, conn grpc.ClientConnInterface) error {
+	err := c.toLeader(ctx, 0, always, func(ctx context.Context, conn grpc.ClientConnInterface) error {
 		ctx, cancel := context.WithCancel(ctx) // ends the stream, whatever was read
 		defer cancel()
+		late := time.AfterFunc(attemptTime, cancel) // no piece for so long; all of them may take longer
+		defer late.Stop()
 		stream, err := rpcwire.Open[nothing, piece](ctx, conn, ServiceName, "View")
 		if err == nil {
 			err = stream.Send(&nothing{})
@@ -152,7 +156,11 @@ func (c *Client) View(ctx context.Context) (cluster.View, error) {
 		if err != nil {
 			return rpcwire.Error(err)
 		}
-		return rpcwire.Error(recvPieces(stream.Recv, &v, 1<<30))
+		return rpcwire.Error(recvPieces(func() (*piece, error) {
+			p, err := stream.Recv()
+			late.Reset(attemptTime)
+			return p, err
+		}, &v, maxAnswer))
 	})
 	if err != nil {
 		return v, fmt.Errorf("ask the leader for its view: %w", err)

@@ -85,15 +85,33 @@ type (
 	down struct {
 		Orders *volume.Orders `json:"orders,omitempty"`
 	}
-	// piece is a part of an answer too large for one message.
+	// piece is a part of an answer too large for one message: a byte that is 1
+	// when more follow, and the data.
 	piece struct {
-		Data []byte `json:"data"`
-		More bool   `json:"more,omitempty"`
+		data []byte
+		more bool
 	}
 )
 
-// pieceSize keeps messages well below the frame limit of 1 MiB, base64 included.
+// pieceSize keeps messages well below the frame limit of 1 MiB.
 const pieceSize = 512 << 10
+
+// Frame implements rpcwire.Framed.
+func (p *piece) Frame() (header, payload []byte) {
+	if p.more {
+		return []byte{1}, p.data
+	}
+	return []byte{0}, p.data
+}
+
+// Unframe implements rpcwire.Framed.
+func (p *piece) Unframe(b []byte) error {
+	if len(b) == 0 || b[0] > 1 {
+		return fmt.Errorf("%w: a piece of an answer without its first byte", volume.ErrBadRequest)
+	}
+	p.data, p.more = b[1:], b[0] == 1
+	return nil
+}
 
 // Register puts svc on srv.
 func Register(srv *grpc.Server, svc Service) {
@@ -210,7 +228,7 @@ func sendPieces(stream interface{ Send(*piece) error }, v any) error {
 	}
 	for first := true; first || len(b) > 0; first = false {
 		n := min(pieceSize, len(b))
-		p := piece{Data: b[:n], More: len(b) > n}
+		p := piece{data: b[:n], more: len(b) > n}
 		b = b[n:]
 		if err := stream.Send(&p); err != nil {
 			return err
@@ -226,10 +244,10 @@ func recvPieces(recv func() (*piece, error), v any, limit int) error {
 		if err != nil {
 			return err
 		}
-		if len(b)+len(p.Data) > limit {
+		if len(b)+len(p.data) > limit {
 			return fmt.Errorf("%w: a message above %d bytes", volume.ErrTooLarge, limit)
 		}
-		b, more = append(b, p.Data...), p.More
+		b, more = append(b, p.data...), p.more
 	}
 	if err := json.Unmarshal(b, v); err != nil {
 		return fmt.Errorf("decode %T: %w", v, err)
