@@ -18,7 +18,6 @@ import (
 	"net/http"
 	"path/filepath"
 	"sync"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
@@ -299,7 +298,7 @@ func (d *Daemon) stop() error {
 	return nil
 }
 
-func (d *Daemon) servers() (s []*http.Server) {
+func (d *Daemon) servers() (s []*httpServer) {
 	if d.master != nil {
 		s = append(s, d.master.http)
 	}
@@ -361,14 +360,6 @@ func ignoreClosed(err error) error {
 		return nil
 	}
 	return err
-}
-
-// newHTTP makes a server for a public port.
-func newHTTP(h http.Handler, log *slog.Logger) *http.Server {
-	return &http.Server{
-		Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
-		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-	}
 }
 
 // listen opens a public port.

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -32,7 +31,7 @@ import (
 // masterRole is the master role of one daemon.
 type masterRole struct {
 	listener net.Listener
-	http     *http.Server
+	http     *httpServer
 	self     volume.NodeID
 	dir      *dataDir
 	mesh     *gossip.Mesh

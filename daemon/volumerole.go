@@ -25,7 +25,7 @@ import (
 // volumeRole is the volume role of one daemon.
 type volumeRole struct {
 	listener net.Listener
-	http     *http.Server
+	http     *httpServer
 	store    *store.Store
 	server   *server.Server
 	remote   *volumerpc.Client

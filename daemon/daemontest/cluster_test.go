@@ -163,8 +163,9 @@ func TestTheMajorityGoesOnWithoutALeaderThatIsCutOff(t *testing.T) {
 	if status, body, err := lost.Master(http.MethodGet, "/dir/assign?replication=001"); err != nil || status != http.StatusServiceUnavailable {
 		t.Errorf("assign at the node that is cut off: %d %s %v", status, body, err)
 	}
+	fids := load.Stop()
 	lost.Mend()
 	c.AwaitReady()
 	c.AwaitWhole()
-	readAll(t, c, load.Stop())
+	readAll(t, c, fids)
 }

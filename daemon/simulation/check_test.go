@@ -70,7 +70,12 @@ func (w *world) checkCopy(n *node, id volume.ID, r *run) {
 func (w *world) checkInSync(e *volume.Entry) {
 	t := w.truths[e.Volume]
 	for _, h := range e.InSync {
-		d := w.node(h.Node).disks[e.Volume]
+		n := w.node(h.Node)
+		if _, made := n.made[h.Copy]; !made && e.State != volume.StateNew {
+			w.fail("R6: copy %d on node %s counts as in sync at epoch %d of volume %d and was never made", h.Copy, h.Node, e.Epoch, e.Volume)
+			return
+		}
+		d := n.disks[e.Volume]
 		if d == nil || d.copy != h.Copy {
 			continue
 		}

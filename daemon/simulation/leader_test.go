@@ -25,6 +25,7 @@ type leader struct {
 type report struct {
 	life   int
 	copies []volume.CopyReport
+	made   map[volume.CopyID]uint64
 }
 
 type heard struct {
@@ -70,14 +71,13 @@ func (l *leader) state(id volume.ID, h volume.Holder) volume.CopyState {
 	if rep == nil {
 		return ""
 	}
-	n := l.w.node(h.Node)
 	for _, c := range rep.copies {
 		if c.Volume == id && c.Copy == h.Copy {
 			return c.State
 		}
 	}
-	if _, made := n.made[h.Copy]; made {
-		return volume.CopyLost // as the node says when it has been told of the entry
+	if _, made := rep.made[h.Copy]; made {
+		return volume.CopyLost
 	}
 	return ""
 }

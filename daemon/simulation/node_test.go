@@ -151,7 +151,7 @@ func (n *node) mayMake(e volume.Entry, h volume.Holder, inSync bool, there *run)
 
 // beat reports to the leader, which answers with orders.
 func (n *node) beat() {
-	rep := report{life: n.lives}
+	rep := report{life: n.lives, made: maps.Clone(n.made)}
 	for _, id := range slices.Sorted(maps.Keys(n.running)) {
 		r := n.running[id]
 		rep.copies = append(rep.copies, volume.CopyReport{Volume: id, Copy: r.self.Copy, State: copyState(r.core), Epoch: r.core.Epoch()})
@@ -202,6 +202,8 @@ type run struct {
 	disk *disk
 	core *replica.Core
 	over bool // another copy has taken its place
+
+	known volume.Holder // as whom the primary followed knows this copy: a link is all it sees
 
 	jobs    []job // changes of the log, one at a time
 	working bool
@@ -424,7 +426,7 @@ func (r *run) answer(from volume.Holder, m replica.Message) {
 		r.trace("is refused by %s%d: %s %s", from.Node, uint64(from.Copy), m.Code, m.Reason)
 		r.core.Refused(from, m)
 		if s != nil && s.stream == m.Stream {
-			s.attached = false // the stream has ended; the next hello is due in a while
+			s.attached, s.stream = false, 0 // it has ended; the next hello is due in a while
 		}
 	case replica.KindAck:
 		r.core.Acked(from, m)
@@ -453,7 +455,7 @@ func (r *run) adopt(from volume.Holder, m replica.Message) job {
 		func() bool {
 			var refusal *replica.Message
 			if plan, refusal = r.core.OnHello(m); refusal != nil {
-				r.node.send(from.Node, r.id, r.self, *refusal)
+				r.node.send(from.Node, r.id, m.To, *refusal)
 				return false
 			}
 			if plan.Cut >= 0 {
@@ -467,8 +469,9 @@ func (r *run) adopt(from volume.Holder, m replica.Message) job {
 		func() bool {
 			r.disk.syncEpochs()
 			r.core.Adopted(plan.Stream, r.disk.end())
+			r.known = m.To
 			sum, _ := checksum(r.disk, r.disk.end())
-			r.node.send(from.Node, r.id, r.self, replica.Message{Kind: replica.KindWelcome, Stream: plan.Stream, End: r.disk.end(), Checksum: sum})
+			r.node.send(from.Node, r.id, m.To, replica.Message{Kind: replica.KindWelcome, Stream: plan.Stream, End: r.disk.end(), Checksum: sum})
 			return true
 		},
 	}
@@ -494,7 +497,7 @@ func (r *run) follow(from volume.Holder, m replica.Message) job {
 			following, ok := r.core.Following()
 			r.core.Followed(r.disk.end(), int64(r.disk.synced), m.Committed)
 			if ok && following == m.Stream {
-				r.node.send(from.Node, r.id, r.self, replica.Message{Kind: replica.KindAck, Stream: m.Stream, Seq: m.Seq, Durable: int64(r.disk.synced)})
+				r.node.send(from.Node, r.id, r.known, replica.Message{Kind: replica.KindAck, Stream: m.Stream, Seq: m.Seq, Durable: int64(r.disk.synced)})
 			}
 			return true
 		},

@@ -40,7 +40,7 @@ const (
 	stopWithin  = 45 * time.Second
 )
 
-// hosts are what configs/ names.
+// hosts is what configs/ names.
 var hosts = [3]string{"192.168.100.117", "192.168.100.172", "192.168.100.2"}
 
 // node is one daemon.
@@ -67,6 +67,15 @@ func build(t *testing.T) string {
 		t.Fatalf("build: %v\n%s", err, out)
 	}
 	return binary
+}
+
+// TestE2E builds once for all.
+func TestE2E(t *testing.T) {
+	binary := build(t)
+	t.Run("mistakes are refused at start", func(t *testing.T) { mistakes(t, binary) })
+	t.Run("one node takes the first upload within two seconds", func(t *testing.T) { firstUpload(t, binary) })
+	t.Run("every node serves and clients do not notice that one fails", func(t *testing.T) { failing(t, binary) })
+	t.Run("an upload outlives the leader", func(t *testing.T) { uploadOutlivesLeader(t, binary) })
 }
 
 // threeHosts prepares three nodes from configs/ and starts none of them.
@@ -273,12 +282,13 @@ func awaitWhole(t *testing.T, n *node) cluster.View {
 		if err := json.Unmarshal([]byte(out), &v); err != nil || code != 0 {
 			return fmt.Errorf("exit code %d, %v, %s", code, err, errOut)
 		}
-		return whole(v)
+		return errors.Join(restored(v), equal(v))
 	})
 	return v
 }
 
-func whole(v cluster.View) error {
+// restored reports whether every volume has all its copies in sync.
+func restored(v cluster.View) error {
 	if len(v.Problems) > 0 {
 		return fmt.Errorf("%d problems, such as %s", len(v.Problems), v.Problems[0].What)
 	}
@@ -287,13 +297,20 @@ func whole(v cluster.View) error {
 		if len(e.InSync) != e.Spec.Placement.Copies() || len(e.Joining) > 0 || len(vol.Copies) != len(e.InSync) {
 			return fmt.Errorf("volume %d: %d copies in sync, %d joining", e.Volume, len(e.InSync), len(e.Joining))
 		}
+	}
+	return nil
+}
+
+// equal reports whether all copies of each volume are committed to their ends.
+func equal(v cluster.View) error {
+	for _, vol := range v.Volumes {
 		for _, c := range vol.Copies {
 			first := vol.Copies[0].Report
 			if c.Report == nil || first == nil {
-				return fmt.Errorf("volume %d: no report of %s", e.Volume, c.Node)
+				return fmt.Errorf("volume %d: no report of %s", vol.Entry.Volume, c.Node)
 			}
 			if c.Report.Committed != first.Committed || c.Report.Size != first.Size || c.Report.Committed != c.Report.Size {
-				return fmt.Errorf("volume %d: copies have %d of %d and %d of %d bytes", e.Volume,
+				return fmt.Errorf("volume %d: copies have %d of %d and %d of %d bytes", vol.Entry.Volume,
 					first.Committed, first.Size, c.Report.Committed, c.Report.Size)
 			}
 		}
@@ -376,8 +393,7 @@ func sourceTree(t *testing.T) (dir string, files int) {
 	return dir, files
 }
 
-func TestE2EUploadsOutliveTheLeader(t *testing.T) {
-	binary := build(t)
+func uploadOutlivesLeader(t *testing.T, binary string) {
 	tree, count := sourceTree(t)
 	nodes := threeHosts(t, binary)
 	for _, n := range nodes {
@@ -520,8 +536,9 @@ func request(method, url string) (int, []byte, error) {
 	return resp.StatusCode, b, err
 }
 
-func TestE2EEveryNodeServesAndAPlannedStopIsNotNoticed(t *testing.T) {
-	binary := build(t)
+// failing lets one node after the other fail while clients at the other two
+// store and read, and tolerates no failure of any request there.
+func failing(t *testing.T, binary string) {
 	nodes := threeHosts(t, binary)
 	for _, n := range nodes {
 		n.start()
@@ -530,26 +547,55 @@ func TestE2EEveryNodeServesAndAPlannedStopIsNotNoticed(t *testing.T) {
 	for _, n := range nodes {
 		serves(t, n, nodes)
 	}
-	leader, others := leaderOf(t, nodes[0], nodes)
-	load := startLoad(t, others)
-	load.awaitMore(t, 50)
-	stop(t, leader)
-	load.awaitMore(t, 50)
-	leaderOf(t, others[0], nodes)
-	leader.start()
-	awaitReady(t, leader)
-	load.awaitMore(t, 50)
-	load.stop(t)
-
-	v := awaitWhole(t, leader)
-	for id, want := range load.stored {
-		status, got, err := request(http.MethodGet, "http://"+leader.volume()+"/"+id)
+	everything := map[string]string{}
+	for _, planned := range []bool{true, false} {
+		for _, leading := range []bool{true, false} {
+			victim, others := leaderOf(t, nodes[0], nodes)
+			if !leading {
+				victim, others = others[0], []*node{victim, others[1]}
+			}
+			t.Logf("stopped as planned: %v, the leader: %v", planned, leading)
+			for id, body := range failOne(t, victim, others, planned) {
+				if _, again := everything[id]; again {
+					t.Errorf("%s was given out twice", id)
+				}
+				everything[id] = body
+			}
+		}
+	}
+	v := awaitWhole(t, nodes[0])
+	for id, want := range everything {
+		n := nodes[len(want)%3]
+		status, got, err := request(http.MethodGet, "http://"+n.volume()+"/"+id)
 		if err != nil || status != http.StatusOK || string(got) != want {
-			t.Fatalf("%s at the node that was away: %d, %d bytes, %v", id, status, len(got), err)
+			t.Fatalf("%s at %s: %d, %d bytes, %v", id, n.addr, status, len(got), err)
 		}
 	}
 	stop(t, nodes[:]...)
 	compareCopies(t, v, nodes)
+}
+
+// failOne stops or kills one node under load at the others, starts it again, and
+// returns when it holds all it should again.
+func failOne(t *testing.T, victim *node, others []*node, planned bool) map[string]string {
+	t.Helper()
+	load := startLoad(t, others)
+	load.awaitMore(t, 50)
+	if planned {
+		stop(t, victim)
+	} else {
+		victim.kill()
+	}
+	load.awaitMore(t, 200)
+	victim.start()
+	awaitReady(t, victim)
+	await(t, wholeWithin, "all copies are in sync under load", func() error {
+		v, err := view(t.Context(), others[0])
+		return errors.Join(err, restored(v))
+	})
+	load.awaitMore(t, 50)
+	load.stop(t)
+	return load.stored
 }
 
 // serves stores at one node, reads at all, deletes at one, and looks at all.
@@ -675,8 +721,7 @@ func (l *load) stop(t *testing.T) {
 	}
 }
 
-func TestE2EMistakesAreRefusedAtStart(t *testing.T) {
-	binary := build(t)
+func mistakes(t *testing.T, binary string) {
 	nodes := threeHosts(t, binary)
 	n := nodes[0]
 	wrong := filepath.Join(t.TempDir(), "wrong.toml")
@@ -699,10 +744,9 @@ func TestE2EMistakesAreRefusedAtStart(t *testing.T) {
 	stop(t, n)
 }
 
-// TestE2EOneNodeWithinTwoSeconds is the promise of the README: the first upload
-// on an empty cluster.
-func TestE2EOneNodeWithinTwoSeconds(t *testing.T) {
-	n := &node{t: t, binary: build(t), addr: fmt.Sprintf("127.%d.%d.9", 1+rand.IntN(254), rand.IntN(255))}
+// firstUpload is the promise of the README: the first upload on an empty cluster.
+func firstUpload(t *testing.T, binary string) {
+	n := &node{t: t, binary: binary, addr: fmt.Sprintf("127.%d.%d.9", 1+rand.IntN(254), rand.IntN(255))}
 	dir := t.TempDir()
 	n.config, n.log, n.data = filepath.Join(dir, "weedd.toml"), filepath.Join(dir, "log"), filepath.Join(dir, "data")
 	text, err := os.ReadFile("../../configs/one-node.toml")

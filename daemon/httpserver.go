@@ -1,0 +1,67 @@
+package daemon
+
+import (
+	"log/slog"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// httpServer is a public port. Unlike http.Server, its Close waits for handlers:
+// what they use is closed after it.
+type httpServer struct {
+	*http.Server
+	handler http.Handler
+
+	mu      sync.Mutex
+	running int
+	closed  bool
+	idle    *sync.Cond
+}
+
+func newHTTP(h http.Handler, log *slog.Logger) *httpServer {
+	s := &httpServer{handler: h}
+	s.idle = sync.NewCond(&s.mu)
+	s.Server = &http.Server{
+		Handler: s, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
+		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+	return s
+}
+
+// ServeHTTP implements http.Handler.
+func (s *httpServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	closed := s.closed
+	if !closed {
+		s.running++
+	}
+	s.mu.Unlock()
+	if closed { // on a connection that was accepted while Close ran
+		w.WriteHeader(http.StatusServiceUnavailable)
+		return
+	}
+	defer s.done()
+	s.handler.ServeHTTP(w, r)
+}
+
+func (s *httpServer) done() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.running--; s.running == 0 {
+		s.idle.Broadcast()
+	}
+}
+
+// Close closes all connections, which cancels the contexts of their requests,
+// and waits for the handlers.
+func (s *httpServer) Close() error {
+	err := s.Server.Close()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	for s.running > 0 {
+		s.idle.Wait()
+	}
+	return err
+}

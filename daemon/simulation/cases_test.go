@@ -1,0 +1,633 @@
+package simulation
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"weedd/cluster/catalog"
+	"weedd/volume"
+	"weedd/volume/replica"
+)
+
+// calm makes a world without faults, with one open volume on the nodes a, b, ...
+// of which a leads. From then on the leader decides nothing of its own.
+func calm(t *testing.T, nodes, copies int) (*world, volume.ID) {
+	t.Helper()
+	w := newWorld(uint64(len(t.Name())), nodes, faults{})
+	var on []volume.NodeID
+	for _, n := range w.nodes[:copies] {
+		on = append(on, n.id)
+	}
+	id := w.grow(volume.Placement(copies-1), on...)
+	w.until(time.Second, "an open volume", func() bool { return w.primary(id) != nil })
+	w.lead.settles = false
+	w.ack(id, "a", 1)
+	w.report(t)
+	return w, id
+}
+
+func (w *world) copy(id volume.ID, n volume.NodeID) *run { return w.node(n).running[id] }
+
+// ack writes at a node and waits for the acknowledgement.
+func (w *world) ack(id volume.ID, n volume.NodeID, key volume.Key) {
+	if w.broken != nil {
+		return
+	}
+	o := w.copy(id, n).write(key, put)
+	w.until(time.Second, "an acknowledgement", func() bool { return w.acked(id, o) })
+}
+
+func (w *world) acked(id volume.ID, o *op) bool {
+	return o.end != 0 && w.truths[id].acks[o.end] == o.id
+}
+
+// unanswered writes at a node that must not acknowledge it, at least for d.
+func (w *world) unanswered(id volume.ID, n volume.NodeID, key volume.Key, d time.Duration) {
+	if r := w.copy(id, n); r != nil && w.broken == nil {
+		o := r.write(key, put)
+		w.run(d)
+		if w.acked(id, o) {
+			w.fail("a write was acknowledged at node %s that must not be", n)
+		}
+	}
+}
+
+// decide commits a change of the volume's entry, whatever the leader thinks of it.
+func (w *world) decide(id volume.ID, by volume.Holder, change func(*volume.Entry)) error {
+	e := w.entry(id)
+	next := e
+	change(&next)
+	res := w.commit(catalog.Command{Change: &catalog.Batch{Changes: []catalog.Change{{Version: e.Version, Next: next, By: by}}}})
+	w.check()
+	return res.Errs[0]
+}
+
+// deaf makes a node hear nothing of decisions: not from masters, not from the
+// leader, though it can still ask.
+func (w *world) deaf(n volume.NodeID, deaf bool) {
+	w.cut[link{n, "masters"}], w.cut[link{"", n}] = deaf, deaf
+}
+
+// kill kills nodes.
+func (w *world) kill(nodes ...volume.NodeID) {
+	for _, n := range nodes {
+		w.node(n).crash()
+	}
+}
+
+func (w *world) start(nodes ...volume.NodeID) {
+	for _, n := range nodes {
+		w.node(n).revive()
+	}
+}
+
+// finish mends everything and waits until the volume is whole.
+func (w *world) finish(t *testing.T) {
+	t.Helper()
+	w.lead.settles = true
+	if stuck := w.mend(); stuck > 0 {
+		w.fail("%d volumes have no copy that may lead", stuck)
+	}
+	w.report(t)
+}
+
+// counts picks a copy that answers wait for: it is asked for, or in sync.
+func counts(node volume.NodeID) func(replica.PeerStatus) bool {
+	return func(p replica.PeerStatus) bool { return p.Holder.Node == node && p.Counts }
+}
+
+func move(hs *[]volume.Holder, to *[]volume.Holder, node volume.NodeID) {
+	for _, h := range *hs {
+		if h.Node == node {
+			*hs = without(*hs, h)
+			*to = append(slices.Clip(*to), h)
+		}
+	}
+}
+
+// Rule R1: a block of keys belongs to the run of the process that took it.
+func TestKeysAreHandedOutOnceByMastersThatRestart(t *testing.T) {
+	t.Parallel()
+	w, _ := calm(t, 1, 1)
+	w.drop = 0.3 // of the answers that bring a block
+	for range 300 {
+		m := w.masters[w.rng.IntN(3)]
+		m.assign()
+		if w.chance(0.1) {
+			m.restart()
+		}
+		w.run(10 * ms)
+	}
+	if len(w.handed) < 100 {
+		w.fail("only %d keys were handed out", len(w.handed))
+	}
+	w.report(t)
+}
+
+// Rule R5, at the primary: what its disk did not take is not acknowledged there,
+// and another copy leads.
+func TestAPrimaryWhoseFsyncFailsAcknowledgesNothing(t *testing.T) {
+	t.Parallel()
+	w, id := calm(t, 3, 2)
+	w.deaf("a", true)
+	w.client.failNext["a"] = true
+	w.unanswered(id, "a", 2, 500*ms)
+	if e := w.entry(id); e.Primary != "b" || len(e.InSync) != 1 {
+		w.fail("b should lead alone: %s", show(e))
+	}
+	w.kill("a") // what was not synced is gone, though a second fsync said all is well
+	w.start("a")
+	w.finish(t)
+}
+
+// Rule R5, at a follower.
+func TestAFollowerWhoseFsyncFailsAcknowledgesNothing(t *testing.T) {
+	t.Parallel()
+	w, id := calm(t, 3, 2)
+	w.lead.up = false
+	w.client.failNext["b"] = true
+	w.unanswered(id, "a", 2, 500*ms)
+	w.lead.up = true
+	w.ack(id, "a", 3)
+	w.finish(t)
+}
+
+// Rule R6, the third of the interleavings: a holder comes back with an empty disk under
+// its old node id, and hears of the volume from a master that lags so far behind
+// that the volume is still new there. It must not make its copy again: that one
+// would count as in sync, and could lead.
+func TestADiskReplacedUnderTheSameNodeIsNotFilledAnew(t *testing.T) {
+	t.Parallel()
+	w, id := calm(t, 3, 2)
+	w.kill("a", "b")
+	w.node("b").disks = map[volume.ID]*disk{}
+	for _, m := range w.masters {
+		m.applied = 2 // found and grow
+	}
+	w.lag = 1 // masters advance only by chance from here on
+	w.cut[link{"", "b"}] = true
+	w.node("b").start()
+	for _, e := range w.history[2].Volumes() {
+		w.node("b").obey(*e)
+	}
+	if w.copy(id, "b") != nil {
+		w.fail("b made copy %d again", w.copy(id, "b").self.Copy)
+	}
+	w.check()
+	w.cut = map[link]bool{}
+	w.lead.settles = true
+	w.run(time.Second)
+	if e := w.entry(id); e.Primary != "a" {
+		w.fail("only a has the files: %s", show(e))
+	}
+	w.start("a")
+	w.until(5*time.Second, "a copy in place of the lost one", func() bool {
+		e := w.entry(id)
+		return e.Primary == "a" && len(e.InSync) == 2
+	})
+	w.finish(t)
+}
+
+// Rule R6, the other half: what an old copy on the node says does not count for
+// a new one that is meant.
+func TestAnOldCopyDoesNotAnswerForANewOne(t *testing.T) {
+	t.Parallel()
+	w, id := calm(t, 2, 2)
+	w.deaf("b", true)
+	if err := w.decide(id, volume.Holder{}, func(e *volume.Entry) {
+		e.InSync = without(e.InSync, e.InSync[1])
+		e.Joining = []volume.Holder{{Node: "b", Copy: w.newCopyID()}}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	w.run(time.Second)
+	if e := w.entry(id); len(e.InSync) != 1 {
+		w.fail("the new copy on b is not there yet: %s", show(e))
+	}
+	w.finish(t)
+}
+
+// Rule R7, the first of the interleavings: {a,b,c} with c down, a and b acknowledge
+// more, both die, c returns alone.
+func TestACopyThatMissedAcknowledgedWritesDoesNotLead(t *testing.T) {
+	t.Parallel()
+	w, id := calm(t, 3, 3)
+	w.kill("c")
+	w.ack(id, "a", 2) // c is dropped from the set for it
+	w.kill("a", "b")
+	w.start("c")
+	w.lead.settles = true
+	w.run(2 * time.Second)
+	if err := w.decide(id, volume.Holder{}, func(e *volume.Entry) { // and if somebody wants it all the same
+		e.InSync, e.Joining, e.Primary = e.Joining, e.InSync, "c"
+	}); err == nil {
+		w.run(time.Second)
+		w.fail("c was made primary")
+	}
+	if e := w.entry(id); e.Primary == "c" || w.primary(id) != nil {
+		w.fail("c leads: %s", show(e))
+	}
+	w.start("b") // alone again, and it has everything
+	w.until(3*time.Second, "b to lead", func() bool { return w.entry(id).Primary == "b" })
+	w.finish(t)
+}
+
+// Rule R8: the new primary refuses the old one, which has not heard of it and
+// therefore cannot acknowledge anything.
+func TestAnOldPrimaryIsRefusedByTheNewOne(t *testing.T) {
+	t.Parallel()
+	w, id := calm(t, 2, 2)
+	w.lead.up = false
+	w.part("a", "b", true)
+	w.deaf("a", true)
+	if err := w.decide(id, volume.Holder{}, func(e *volume.Entry) { move(&e.InSync, &e.Joining, "a"); e.Primary = "b" }); err != nil {
+		t.Fatal(err)
+	}
+	w.until(time.Second, "b to lead", func() bool { return w.primary(id) != nil })
+	w.ack(id, "b", 2)
+	w.cut[link{"a", "b"}] = false // a reaches b again, and is not told what b says of that
+	w.unanswered(id, "a", 3, 500*ms)
+	w.part("a", "b", false)
+	w.unanswered(id, "a", 4, 500*ms)
+	w.finish(t)
+}
+
+// Rule R8: that refusal survives a restart, for the epoch was made durable
+// before anything was answered in it.
+func TestAnOldPrimaryIsRefusedAfterARestart(t *testing.T) {
+	t.Parallel()
+	w, id := calm(t, 2, 2)
+	w.lead.up = false
+	w.part("a", "b", true)
+	w.deaf("a", true)
+	if err := w.decide(id, volume.Holder{}, func(e *volume.Entry) { move(&e.InSync, &e.Joining, "a"); e.Primary = "b" }); err != nil {
+		t.Fatal(err)
+	}
+	w.until(time.Second, "b to lead", func() bool { return w.primary(id) != nil })
+	w.ack(id, "b", 2)
+	w.kill("b")
+	w.deaf("b", true) // it knows nothing but what is on its disk
+	w.start("b")
+	w.part("a", "b", false)
+	w.unanswered(id, "a", 3, 500*ms)
+	w.finish(t)
+}
+
+// Rule R8: an acknowledgement of an earlier stream counts for nothing. Here what
+// b said in one epoch comes back in the next, at whose start it had to cut.
+func TestALateAcknowledgementOfAnotherStreamCountsForNothing(t *testing.T) {
+	t.Parallel()
+	w, id := calm(t, 2, 2)
+	a, b := w.copy(id, "a"), w.copy(id, "b")
+	old, _ := b.core.Following()
+	if err := w.decide(id, volume.Holder{}, func(e *volume.Entry) { move(&e.InSync, &e.Joining, "b") }); err != nil {
+		t.Fatal(err)
+	}
+	w.until(2*time.Second, "b in sync again", func() bool { return len(w.entry(id).InSync) == 2 && w.primary(id) != nil })
+	w.until(time.Second, "b attached anew", func() bool { s, ok := b.core.Following(); return ok && s != old && b.core.Epoch() == w.entry(id).Epoch })
+	w.ack(id, "a", 2)
+	w.lead.up = false
+	w.cut[link{"a", "b"}] = true
+	o := a.write(3, put)
+	w.run(10 * ms)
+	a.receive(b.self, replica.Message{Kind: replica.KindAck, Stream: old, Seq: 1, Durable: a.disk.end()})
+	w.check()
+	if w.acked(id, o) {
+		w.fail("a late acknowledgement was counted")
+	}
+	w.finish(t)
+}
+
+// Rule R9, the second of the interleavings: the leader commits a joining copy
+// before the primary has heard of it, and then the old copies die. From asking
+// on, answers wait for the joining copy.
+func TestAJoiningCopyCountsBeforeThePrimaryHears(t *testing.T) {
+	t.Parallel()
+	w, id := joining(t)
+	w.unanswered(id, "a", 3, 300*ms)
+	w.part("a", "b", false) // now b can have it
+	w.ack(id, "a", 4)
+	w.kill("a")
+	if err := w.decide(id, volume.Holder{}, func(e *volume.Entry) { move(&e.InSync, &e.Joining, "a"); e.Primary = "b" }); err != nil {
+		t.Fatal(err)
+	}
+	w.until(time.Second, "b to lead", func() bool { return w.primary(id) != nil })
+	w.ack(id, "b", 5)
+	w.finish(t)
+}
+
+// joining brings a volume to where {a} is in sync as far as a knows, and {a,b}
+// is committed: a has asked for it, and does not hear the answer, nor b.
+func joining(t *testing.T) (*world, volume.ID) {
+	t.Helper()
+	w, id := calm(t, 2, 2)
+	w.kill("b")
+	w.ack(id, "a", 2) // b is dropped from the set for it
+	w.start("b")
+	asked := w.entry(id).Epoch
+	w.lead.hold = 20 * ms
+	w.until(time.Second, "b asked for", func() bool { return slices.ContainsFunc(w.copy(id, "a").core.Status().Peers, counts("b")) })
+	w.deaf("a", true)
+	w.deaf("b", true)
+	w.part("a", "b", true)
+	w.until(time.Second, "b committed", func() bool { return w.entry(id).Epoch > asked })
+	w.report(t)
+	return w, id
+}
+
+// Rule R9: a timeout is not an outcome. The question is asked again and again,
+// and b counts all the while.
+func TestAskingAgainDoesNotEndTheWait(t *testing.T) {
+	t.Parallel()
+	w, id := joining(t)
+	w.lead.up = false
+	w.run(time.Second)
+	w.unanswered(id, "a", 3, 300*ms)
+	w.finish(t)
+}
+
+// Rule R9: a joining copy must have all that was acknowledged before it is asked
+// for, also by a primary that does not know how much that is: b has restarted
+// and led nothing yet, and its last checkpoint is old.
+func TestAJoiningCopyNeedsAllThatEarlierPrimariesAcknowledged(t *testing.T) {
+	t.Parallel()
+	w, id := calm(t, 3, 2)
+	for k := range volume.Key(20) {
+		w.ack(id, "a", 10+k)
+	}
+	w.kill("a", "b")
+	w.node("b").disks[id].committed = 0
+	w.start("b")
+	if err := w.decide(id, volume.Holder{}, func(e *volume.Entry) { move(&e.InSync, &e.Joining, "a"); e.Primary = "b" }); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.decide(id, volume.Holder{}, func(e *volume.Entry) {
+		e.Spec.Placement, e.Joining = 2, []volume.Holder{{Node: "c", Copy: w.newCopyID()}}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	w.until(2*time.Second, "c in sync", func() bool { return len(w.entry(id).InSync) == 2 })
+	w.finish(t)
+}
+
+// Rule R9: a copy that does not answer counts until the primary has learned that
+// it is out; to ask is not enough, for it may lead already.
+func TestASilentCopyCountsUntilItIsOut(t *testing.T) {
+	t.Parallel()
+	w, id := calm(t, 2, 2)
+	w.part("a", "b", true)
+	w.lead.up = false
+	w.unanswered(id, "a", 2, 600*ms)
+	if w.broken == nil && len(w.entry(id).InSync) != 2 {
+		w.fail("b is out")
+	}
+	w.lead.up = true
+	w.ack(id, "a", 3)
+	w.finish(t)
+}
+
+// Rule R9: an idle volume survives a restart of its holders untouched.
+func TestAnIdleVolumeKeepsItsCopies(t *testing.T) {
+	t.Parallel()
+	w, id := calm(t, 2, 2)
+	before := w.entry(id)
+	w.kill("b")
+	w.run(time.Second)
+	w.start("b")
+	w.run(time.Second)
+	if e := w.entry(id); e.Epoch != before.Epoch || len(e.InSync) != 2 {
+		w.fail("was %s, is %s", show(before), show(e))
+	}
+	w.finish(t)
+}
+
+// Rule R10: a primary that restarts has forgotten what it asked for, so it does
+// not write in the epoch in which it asked.
+func TestARestartedPrimaryDoesNotWriteInItsOldEpoch(t *testing.T) {
+	t.Parallel()
+	w, id := joining(t)
+	old := w.history[len(w.history)-2] // before b was committed
+	w.lead.up = false
+	w.kill("a")
+	w.start("a")
+	e, _ := old.Volume(id)
+	w.copy(id, "a").learn(*e)
+	w.run(200 * ms)
+	w.unanswered(id, "a", 3, 300*ms)
+	w.finish(t)
+}
+
+// Rule R10: what a primary lost in a crash, others may hold. It leads again only
+// in a new epoch, at whose start they cut.
+func TestARestartedPrimaryThatLostItsTail(t *testing.T) {
+	t.Parallel()
+	w, id := calm(t, 2, 2)
+	a, b := w.copy(id, "a"), w.copy(id, "b")
+	w.cut[link{"b", "a"}] = true // b has it and cannot say so
+	a.disk.append(record{2, 1 << 20, put}.bytes())
+	a.core.Appended(a.disk.end())
+	a.pump()
+	w.until(time.Second, "b to have it", func() bool { return int64(b.disk.synced) == a.disk.end() })
+	lost := a.disk.end()
+	a.disk.data = a.disk.data[:a.disk.synced]
+	w.kill("a")
+	w.cut = map[link]bool{}
+	w.start("a")
+	w.until(2*time.Second, "a to lead", func() bool { return w.primary(id) != nil })
+	w.ack(id, "a", 3)
+	if w.broken == nil && w.copy(id, "b").disk.end() != lost {
+		w.fail("b ends at %d, not %d", w.copy(id, "b").disk.end(), lost)
+	}
+	w.finish(t)
+}
+
+// Rule R11: a returning copy cuts what the others never had.
+func TestAReturningPrimaryCutsItsTail(t *testing.T) {
+	t.Parallel()
+	w, id := calm(t, 2, 2)
+	w.part("a", "b", true)
+	w.lead.up = false
+	w.unanswered(id, "a", 2, 50*ms)
+	w.unanswered(id, "a", 3, 50*ms)
+	w.kill("a")
+	if err := w.decide(id, volume.Holder{}, func(e *volume.Entry) { e.Primary = "b" }); err != nil {
+		t.Fatal(err)
+	}
+	w.part("a", "b", false)
+	w.until(time.Second, "b to lead", func() bool { return w.primary(id) != nil })
+	b := w.copy(id, "b")
+	o := b.write(4, put)
+	w.start("a")
+	w.until(time.Second, "an acknowledgement", func() bool { return w.acked(id, o) })
+	if w.broken == nil && w.copy(id, "a").self != w.entry(id).InSync[0] {
+		w.fail("a has another copy")
+	}
+	w.finish(t)
+}
+
+// Rule R11: c takes the list of b before it has the bytes, leads next, and its
+// own epoch begins below that of b. What a has of the first epoch is then worth
+// less than c's list seems to say.
+func TestAnEpochEndsWhereAnyLaterOneBegins(t *testing.T) {
+	t.Parallel()
+	w, id := calm(t, 3, 3)
+	w.lead.up = false
+	w.part("a", "c", true)
+	w.unanswered(id, "a", 2, 20*ms)
+	w.unanswered(id, "a", 3, 20*ms)
+	w.until(time.Second, "b to have the tail of a", func() bool { return w.copy(id, "b").disk.end() == w.copy(id, "a").disk.end() })
+	w.kill("a")
+	lead := func(n volume.NodeID) {
+		if err := w.decide(id, volume.Holder{}, func(e *volume.Entry) { e.Primary = n }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lead("b")
+	c := w.copy(id, "c")
+	w.until(time.Second, "c to take the list of b", func() bool { return c.core.Epoch() == 2 })
+	w.kill("b")
+	lead("c")
+	w.until(time.Second, "c to lead", func() bool { return c.core.Writable() == nil })
+	for k := range volume.Key(3) {
+		c.write(10+k, put)
+	}
+	w.run(20 * ms)
+	w.part("a", "c", false)
+	w.start("a", "b")
+	w.lead.up = true
+	w.until(2*time.Second, "equal copies", func() bool { return w.isWhole(id) })
+	if e := w.entry(id); w.broken == nil && e.Epoch != 3 {
+		w.fail("the copies should attach as they are: %s", show(e))
+	}
+	w.finish(t)
+}
+
+// Rule R11: a Hello that was overtaken by a later one is never a reason to cut
+// what came by the later one.
+func TestALateHelloCutsNothing(t *testing.T) {
+	t.Parallel()
+	w, id := calm(t, 2, 2)
+	a, b := w.copy(id, "a"), w.copy(id, "b")
+	w.streams++
+	late, _ := a.core.Hello(b.self, w.streams)
+	delete(a.links, b.self)
+	w.ack(id, "a", 2)
+	w.ack(id, "a", 3)
+	b.receive(a.self, late)
+	w.run(100 * ms)
+	w.ack(id, "a", 4)
+	if w.broken == nil && len(w.entry(id).InSync) != 2 {
+		w.fail("b is out")
+	}
+	w.finish(t)
+}
+
+// Rule R12: an answer needs every copy in sync.
+func TestAWriteWaitsForEveryCopy(t *testing.T) {
+	t.Parallel()
+	w, id := calm(t, 3, 3)
+	w.lead.up = false
+	w.cut[link{"a", "c"}] = true
+	w.unanswered(id, "a", 2, 100*ms)
+	w.finish(t)
+}
+
+// Rule R12: a primary that another one has replaced does not answer reads from
+// what it has.
+func TestAReadWaitsUntilItIsSureOfTheLead(t *testing.T) {
+	t.Parallel()
+	w, id := calm(t, 2, 2)
+	w.lead.up = false
+	w.part("a", "b", true)
+	w.deaf("a", true)
+	if err := w.decide(id, volume.Holder{}, func(e *volume.Entry) { move(&e.InSync, &e.Joining, "a"); e.Primary = "b" }); err != nil {
+		t.Fatal(err)
+	}
+	w.until(time.Second, "b to lead", func() bool { return w.primary(id) != nil })
+	b := w.copy(id, "b")
+	o := b.write(1, del)
+	w.until(time.Second, "the deletion", func() bool { return w.acked(id, o) })
+	w.copy(id, "a").read(1)
+	w.run(500 * ms)
+	w.finish(t)
+}
+
+// Rule R12: a read does not show what may still be undone.
+func TestAReadWaitsForThePendingWriteThatItShows(t *testing.T) {
+	t.Parallel()
+	w, id := calm(t, 3, 2)
+	w.lead.up = false
+	a := w.copy(id, "a")
+	w.cut[link{"a", "b"}] = true
+	a.write(1, del)
+	w.run(10 * ms)
+	a.read(1)
+	w.run(300 * ms)
+	if w.broken == nil && len(a.reads) != 1 {
+		w.fail("the read was answered")
+	}
+	w.finish(t)
+}
+
+// With fewer copies than the placement needs, pending writes wait: they were
+// promised more than one disk.
+func TestNothingIsAcknowledgedBelowTheLeastNumberOfCopies(t *testing.T) {
+	t.Parallel()
+	w, id := calm(t, 3, 3)
+	w.kill("b", "c")
+	a := w.copy(id, "a")
+	o := a.write(2, put)
+	w.run(20 * ms)
+	if err := w.decide(id, volume.Holder{}, func(e *volume.Entry) {
+		move(&e.InSync, &e.Joining, "b")
+		move(&e.InSync, &e.Joining, "c")
+	}); err != nil {
+		t.Fatal(err)
+	}
+	w.run(500 * ms)
+	if w.acked(id, o) || len(w.entry(id).InSync) != 1 {
+		w.fail("acknowledged by one copy of three")
+	}
+	w.start("b")
+	w.until(time.Second, "an acknowledgement by two", func() bool { return w.acked(id, o) })
+	w.finish(t)
+}
+
+// A copy asked for that falls silent must not hold up writes for ever, nor may
+// it be forgotten: only a new epoch settles whether it was added.
+func TestACopyAskedForThatFallsSilentIsSettledByANewEpoch(t *testing.T) {
+	t.Parallel()
+	w, id := joining(t)
+	w.deaf("a", false)
+	w.kill("b")
+	w.ack(id, "a", 3)
+	w.finish(t)
+}
+
+// The lead is lost between two epochs of one's own: what waited since the first
+// must not be taken for acknowledged when another's records reach its offset.
+func TestTheLeadIsLostWhileEnteringASecondEpoch(t *testing.T) {
+	t.Parallel()
+	w, id := calm(t, 2, 2)
+	w.lead.up = false
+	w.part("a", "b", true)
+	a, b := w.copy(id, "a"), w.copy(id, "b")
+	a.write(2, put)
+	w.run(10 * ms)
+	w.deaf("a", true)
+	for _, primary := range []volume.NodeID{"b", "a", "b"} {
+		if err := w.decide(id, volume.Holder{}, func(e *volume.Entry) { e.Primary = primary }); err != nil {
+			t.Fatal(err)
+		}
+		if e := w.entry(id); primary == "a" {
+			a.learn(e) // a begins to enter it, and does not get through
+		}
+	}
+	a.learn(w.entry(id))
+	b.learn(w.entry(id))
+	w.part("a", "b", false)
+	w.until(time.Second, "b to lead", func() bool { return w.primary(id) != nil })
+	w.ack(id, "b", 3)
+	w.finish(t)
+}
