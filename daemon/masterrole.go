@@ -344,10 +344,7 @@ func (s service) redirect(err error) error {
 	if !errors.As(err, &not) && !errors.Is(err, volume.ErrNotLeader) {
 		return err
 	}
-	h := s.hint()
-	if h.ID == s.self { // elected, and not yet at work
-		return fmt.Errorf("%w: this master has just been elected", volume.ErrUnavailable)
-	}
+	h := s.hint() // this very node, if it is elected and not yet at work: callers ask again
 	return &cluster.NotLeaderError{Leader: h.ID, Internal: h.Internal}
 }
 
