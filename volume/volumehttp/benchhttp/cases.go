@@ -16,7 +16,7 @@ import (
 
 const (
 	lanes   = 8       // over how many assignments writes are spread, as those of many clients would be
-	perLane = 1 << 17 // ids of each
+	perLane = 1 << 20 // ids of each
 )
 
 // series is one thing that is driven.
