@@ -58,6 +58,15 @@ type index struct {
 type indexView struct {
 	recent *table
 	chunks []chunk
+	firsts []volume.Key // the first key of each chunk, side by side for the search
+}
+
+func newView(recent *table, chunks []chunk) *indexView {
+	v := &indexView{recent: recent, chunks: chunks, firsts: make([]volume.Key, len(chunks))}
+	for i, c := range chunks {
+		v.firsts[i] = c[0].key
+	}
+	return v
 }
 
 // chunk is a sorted run of keys, none of which is at or past the next chunk's
@@ -94,7 +103,7 @@ func newTable(keys int) *table {
 // newIndex makes an index that expects so many keys.
 func newIndex(keys int) *index {
 	x := &index{}
-	x.view.Store(&indexView{recent: newTable(keys)})
+	x.view.Store(newView(newTable(keys), nil))
 	return x
 }
 
@@ -136,13 +145,28 @@ func (x *index) get(k volume.Key) place {
 }
 
 func (v *indexView) find(k volume.Key) place {
-	c := sort.Search(len(v.chunks), func(i int) bool { return v.chunks[i][0].key > k }) - 1
-	if c < 0 {
+	low, high := 0, len(v.firsts)
+	for low < high {
+		if mid := int(uint(low+high) / 2); v.firsts[mid] <= k {
+			low = mid + 1
+		} else {
+			high = mid
+		}
+	}
+	if low == 0 {
 		return 0
 	}
-	chunk := v.chunks[c]
-	if i := sort.Search(len(chunk), func(i int) bool { return chunk[i].key >= k }); i < len(chunk) && chunk[i].key == k {
-		return chunk[i].at
+	c := v.chunks[low-1]
+	low, high = 0, len(c)
+	for low < high {
+		if mid := int(uint(low+high) / 2); c[mid].key < k {
+			low = mid + 1
+		} else {
+			high = mid
+		}
+	}
+	if low < len(c) && c[low].key == k {
+		return c[low].at
 	}
 	return 0
 }
@@ -152,7 +176,7 @@ func (x *index) set(k volume.Key, p place) {
 	v := x.view.Load()
 	if v.recent.used >= len(v.recent.slots)/2 {
 		chunks := v.merged()
-		v = &indexView{recent: newTable(len(chunks) * chunkMax), chunks: chunks}
+		v = newView(newTable(len(chunks)*chunkMax), chunks)
 		x.view.Store(v)
 	}
 	v.recent.set(k, p)
@@ -176,7 +200,7 @@ func (v *indexView) merged() []chunk {
 		last := i == len(v.chunks)-1
 		n := len(fresh)
 		if !last {
-			next := v.chunks[i+1][0].key
+			next := v.firsts[i+1]
 			n = sort.Search(len(fresh), func(i int) bool { return fresh[i].key >= next })
 		}
 		if n == 0 {
