@@ -309,6 +309,7 @@ func TestAJoiningCopyCountsBeforeThePrimaryHears(t *testing.T) {
 	w.part("a", "b", false) // now b can have it
 	w.ack(id, "a", 4)
 	w.kill("a")
+	w.deaf("b", false)
 	if err := w.decide(id, volume.Holder{}, func(e *volume.Entry) { move(&e.InSync, &e.Joining, "a"); e.Primary = "b" }); err != nil {
 		t.Fatal(err)
 	}

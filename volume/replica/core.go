@@ -388,6 +388,7 @@ type Status struct {
 type PeerStatus struct {
 	Holder   volume.Holder
 	Attached bool
+	Counts   bool // answers wait for it: it is in sync, or the leader was asked to have it so
 	Suspect  bool
 	Durable  int64
 	Refused  Code
@@ -400,7 +401,8 @@ func (c *Core) Status() Status {
 	if s.Leading {
 		for _, h := range slices.SortedFunc(maps.Keys(c.peers), compareHolders) {
 			p := c.peers[h]
-			s.Peers = append(s.Peers, PeerStatus{h, p.attached, p.suspect, p.durable, p.refused})
+			s.Peers = append(s.Peers, PeerStatus{Holder: h, Attached: p.attached, Counts: p.adding || slices.Contains(c.entry.InSync, h),
+				Suspect: p.suspect, Durable: p.durable, Refused: p.refused})
 		}
 	}
 	return s
