@@ -2,6 +2,7 @@ package client
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"fmt"
 	"hash"
@@ -47,6 +48,9 @@ func File(path string) Source {
 		return f, info.Size(), nil
 	}}
 }
+
+// named is for errors.
+func (s Source) named() string { return cmp.Or(s.Name, "a file without a name") }
 
 // contentType is never one that a server takes for a form.
 func (s Source) contentType() string {

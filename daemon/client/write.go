@@ -86,7 +86,7 @@ func (c *Client) assign(ctx context.Context, master string, spec Spec, count int
 func (c *Client) Put(ctx context.Context, spec Spec, src Source) (Stored, error) {
 	var st Stored
 	tries := 0
-	err := c.retry(ctx, "store "+src.Name, func(ctx context.Context, master string) error {
+	err := c.retry(ctx, "store "+src.named(), func(ctx context.Context, master string) error {
 		tries++
 		a, err := c.assign(ctx, master, spec, 1)
 		if err != nil {
@@ -124,7 +124,7 @@ func (c *Client) PutAt(ctx context.Context, a Assigned, src Source) (Stored, err
 func (c *Client) Submit(ctx context.Context, spec Spec, src Source) (Stored, error) {
 	var st Stored
 	tries := 0
-	err := c.retry(ctx, "submit "+src.Name, func(ctx context.Context, master string) (err error) {
+	err := c.retry(ctx, "submit "+src.named(), func(ctx context.Context, master string) (err error) {
 		tries++
 		st, err = c.submit(ctx, master, spec, src)
 		return err
