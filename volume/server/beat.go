@@ -23,6 +23,7 @@ func (s *Server) Run(ctx context.Context) error {
 	var work sync.WaitGroup
 	defer work.Wait()
 	work.Go(func() { s.dropLoop(ctx) })
+	work.Go(func() { s.flushLoop(ctx) })
 	for wait := beatAgainFirst; ctx.Err() == nil; {
 		began := time.Now()
 		err := s.beat(ctx)
@@ -40,6 +41,27 @@ func (s *Server) Run(ctx context.Context) error {
 		wait = min(2*wait, beatAgainLast)
 	}
 	return nil
+}
+
+// flushEvery is how often index rows go to their files. What a killed process
+// acknowledged since is read again only once the copy has met its primary.
+const flushEvery = time.Second
+
+func (s *Server) flushLoop(ctx context.Context) {
+	tick := time.NewTicker(flushEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		for _, v := range s.opts.Store.Volumes() {
+			if err := v.Flush(); err != nil {
+				s.log.Warn("index rows are kept in memory for now", "volume", v.ID(), "err", err)
+			}
+		}
+	}
 }
 
 // beat is one stream: a full report, then what changed, and orders.

@@ -202,6 +202,16 @@ func (v *Volume) applyLocked(x *index, r indexRow) {
 	x.set(r.key, old.replacedBy(r.offset, r.size))
 }
 
+// Flush writes the rows of published records to .idx, without a sync: after the
+// process was killed, they show what may be read before anybody has said how far
+// the volume is committed.
+func (v *Volume) Flush() error {
+	if v.writable() != nil {
+		return nil
+	}
+	return v.flushRows()
+}
+
 // flushRows appends published rows to .idx, without a sync. Rows whose record
 // is not durable stay back: a row on disk is proof that its record was once.
 func (v *Volume) flushRows() error {
