@@ -57,7 +57,7 @@ func (m *Master) choices() *choices {
 		}
 	}
 	for _, e := range c.cat.Volumes() {
-		if e.State == volume.StateOpen && c.writable(e) {
+		if e.State == volume.StateOpen && c.writable(e) == nil {
 			c.open[e.Spec] = append(c.open[e.Spec], e)
 		}
 	}
@@ -77,16 +77,20 @@ func closed(c <-chan struct{}) bool {
 	}
 }
 
-func (c *choices) writable(e *volume.Entry) bool {
-	if len(e.InSync) < e.Spec.Placement.MinCopies() {
-		return false
+// writable is nil when all in-sync copies of e are alive, and enough of them.
+func (c *choices) writable(e *volume.Entry) error {
+	if least := e.Spec.Placement.MinCopies(); len(e.InSync) < least {
+		return fmt.Errorf("volume %d has %d copies in sync and needs %d", e.Volume, len(e.InSync), least)
 	}
 	for _, h := range e.InSync {
-		if n, ok := c.nodes[h.Node]; !ok || !n.Alive || !n.Ready {
-			return false
+		switch n, ok := c.nodes[h.Node]; {
+		case !ok || !n.Alive:
+			return fmt.Errorf("volume %d: node %s is away", e.Volume, h.Node)
+		case !n.Ready:
+			return fmt.Errorf("volume %d: node %s (%s) is not ready; its /readyz says why", e.Volume, h.Node, n.VolumeHTTP)
 		}
 	}
-	return true
+	return nil
 }
 
 // Assign gives out ids on a volume that can be written now. While there is none
@@ -154,16 +158,50 @@ func (m *Master) choose(ctx context.Context, req Request, tried map[volume.ID]bo
 			if why = run.err; why != nil && final(why) {
 				return nil, volume.Node{}, why
 			}
-			if why != nil { // no leader, or it could not: not again at once
-				pause(ctx, 100*time.Millisecond)
-			}
+			c.wait(ctx, growAgain)
 		case <-ctx.Done():
 		}
 		if ctx.Err() != nil {
 			return nil, volume.Node{}, fmt.Errorf("%w: no writable volume (collection %q, replication %s, ttl %q): %w",
-				volume.ErrUnavailable, req.Spec.Collection, req.Spec.Placement, req.Spec.TTL, firstOf(why, context.Cause(ctx)))
+				volume.ErrUnavailable, req.Spec.Collection, req.Spec.Placement, req.Spec.TTL, firstOf(why, c.whyNot(req.Spec), context.Cause(ctx)))
 		}
 	}
+}
+
+// growAgain is how long growth that brought nothing to choose is not asked for
+// again, unless something changes.
+const growAgain = 100 * time.Millisecond
+
+// wait waits until something changed, ctx ends or d is over.
+func (c *choices) wait(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-c.catChanged:
+	case <-c.membersChanged:
+	case <-ctx.Done():
+	case <-t.C:
+	}
+}
+
+// whyNot says why volumes of this kind that are open cannot be written; nil when
+// there are none.
+func (c *choices) whyNot(spec volume.Spec) error {
+	var why error
+	n := 0
+	for _, e := range c.cat.Volumes() {
+		if e.Spec != spec || e.State != volume.StateOpen {
+			continue
+		}
+		if err := c.writable(e); err != nil {
+			n++
+			why = cmp.Or(why, err)
+		}
+	}
+	if n == 0 {
+		return nil
+	}
+	return fmt.Errorf("%d open volumes of this kind cannot be written now; %w", n, why)
 }
 
 func pause(ctx context.Context, d time.Duration) {
