@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -38,7 +39,7 @@ type masterRole struct {
 	data     *replicated
 	log      catalogLog
 	group    *consensus.Group
-	genesis  *consensus.Genesis
+	genesis  atomic.Pointer[consensus.Genesis] // raft may ask for the cluster before it is there
 	leader   *leader.Leader
 	client   *clusterrpc.Client
 	master   *master.Master
@@ -88,9 +89,9 @@ func (d *Daemon) openMaster() (err error) {
 	return d.openGenesis(dir)
 }
 
-func (d *Daemon) openGenesis(dir string) (err error) {
+func (d *Daemon) openGenesis(dir string) error {
 	m := d.master
-	m.genesis, err = consensus.OpenGenesis(consensus.GenesisOptions{
+	g, err := consensus.OpenGenesis(consensus.GenesisOptions{
 		Dir: dir, Seat: m.group, Self: d.dir.node, Addr: d.port.Addr().String(), Expect: d.cfg.Master.Expect,
 		Joins: d.joinsOthers(), DirCluster: d.dir.ClusterID(), View: d.mesh, Promiser: promiser{m},
 		Announce: func(id string) {
@@ -105,13 +106,24 @@ func (d *Daemon) openGenesis(dir string) (err error) {
 	if err != nil {
 		return fmt.Errorf("open genesis: %w", err)
 	}
+	m.genesis.Store(g)
 	return nil
 }
 
 // joinsOthers reports whether the join list names another node than this one.
 func (d *Daemon) joinsOthers() bool {
 	own := d.Self().Gossip
-	return slices.ContainsFunc(d.cfg.Join(), func(addr string) bool { return addr != own })
+	return slices.ContainsFunc(d.cfg.Join(), func(addr string) bool { return addr != own && !resolvesTo(addr, own) })
+}
+
+// resolvesTo reports whether addr, which may name a host, is the address own.
+func resolvesTo(addr, own string) bool {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return false
+	}
+	ips, err := net.LookupHost(host)
+	return err == nil && slices.ContainsFunc(ips, func(ip string) bool { return net.JoinHostPort(ip, port) == own })
 }
 
 // fail ends the daemon.
@@ -162,7 +174,7 @@ func (m *masterRole) run(ctx context.Context, d *Daemon) error {
 		return m.http.Close() // after a planned stop nothing is left to cut off
 	})
 	g.Go(func() error {
-		if err := m.genesis.Run(ctx); err != nil && ctx.Err() == nil {
+		if err := m.genesis.Load().Run(ctx); err != nil && ctx.Err() == nil {
 			return fmt.Errorf("genesis: %w", err)
 		}
 		return nil
@@ -178,7 +190,7 @@ func (m *masterRole) run(ctx context.Context, d *Daemon) error {
 // lead is one term as leader.
 func (m *masterRole) lead(ctx context.Context) {
 	if cat, _ := m.data.Catalog(); cat.ClusterID() == "" {
-		if _, err := m.log.Propose(ctx, catalog.Command{Found: &catalog.Found{Cluster: m.genesis.ClusterID()}}); err != nil {
+		if _, err := m.log.Propose(ctx, catalog.Command{Found: &catalog.Found{Cluster: m.genesis.Load().ClusterID()}}); err != nil {
 			return // the term is over, or raft is in trouble; the next leader does it
 		}
 	}
@@ -241,7 +253,7 @@ func (m *masterRole) clusterID() string {
 	if id := m.dir.ClusterID(); id != "" {
 		return id
 	}
-	return m.genesis.ClusterID()
+	return m.genesis.Load().ClusterID()
 }
 
 // memberNode finds the node with a raft id.
@@ -397,5 +409,5 @@ func (s service) Promise(_ context.Context, proposal json.RawMessage) error {
 	if err := json.Unmarshal(proposal, &p); err != nil {
 		return fmt.Errorf("%w: proposal: %w", volume.ErrBadRequest, err)
 	}
-	return s.genesis.Promise(p)
+	return s.genesis.Load().Promise(p)
 }
