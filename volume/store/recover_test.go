@@ -167,7 +167,7 @@ func TestRecoveryWithoutSync(t *testing.T) {
 func TestOpenReadsOnlyTheTail(t *testing.T) {
 	t.Parallel()
 	fs, s, v := newVolume(t)
-	for k := range volume.Key(20) {
+	for k := range volume.Key(8) {
 		must(t, write(v, record(t, v, k, make([]byte, 1<<20))))
 	}
 	must(t, s.Close())
