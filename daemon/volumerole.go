@@ -70,7 +70,7 @@ func (d *Daemon) startVolume(masters *clusterrpc.Client) {
 	v.api = volumehttp.New(volumehttp.Options{
 		Blobs: blobs{v.server}, Log: d.log, Version: d.opts.Version, Metrics: d.metricsHandler(),
 		FileLimit: int64(d.cfg.Limits.FileSize), UploadLimit: int64(d.cfg.Limits.InFlight),
-		ReadMode: volumehttp.ReadMode(d.cfg.Volume.ReadMode),
+		ReadMode: volumehttp.ReadMode(d.cfg.Volume.ReadMode), Hold: d.cfg.Limits.Hold,
 	})
 	d.open.push(v.api.Close)
 	d.metrics.MustRegister(v.server.Collectors()...)

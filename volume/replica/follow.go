@@ -108,9 +108,20 @@ func (r *Replica) followed(f *following, m *Message, in <-chan *Message) error {
 	case KindHello:
 		return r.hello(f, m)
 	case KindBatch:
+		if !r.follows(m.Stream) {
+			return nil // of an epoch that has passed; the next hello may come by this link
+		}
 		return r.batches(f, m, in)
 	}
 	return fmt.Errorf("%w: a %s from a primary", volume.ErrBadRequest, m.Kind)
+}
+
+// follows reports whether stream is the one that this copy acknowledges.
+func (r *Replica) follows(stream uint64) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now, ok := r.core.Following()
+	return ok && now == stream
 }
 
 // hello brings the log to where the primary's and this copy's agree, makes the
@@ -138,7 +149,7 @@ func (r *Replica) hello(f *following, m *Message) error {
 	stream, ok := r.core.Following()
 	r.mu.Unlock()
 	if !ok || stream != plan.Stream {
-		return fmt.Errorf("%w: volume %d: overtaken while it attached", volume.ErrStale, r.opts.Volume)
+		return nil // a newer epoch came meanwhile, and its hello will
 	}
 	return f.link.Send(&Message{Kind: KindWelcome, Stream: plan.Stream, End: end, Checksum: sum})
 }
@@ -172,22 +183,28 @@ func (r *Replica) batches(f *following, m *Message, in <-chan *Message) error {
 		err = serr
 	}
 	r.core.Followed(r.opts.Log.End(), durable, last.Committed)
-	if stream, ok := r.core.Following(); err == nil && (!ok || stream != last.Stream) {
-		err = fmt.Errorf("%w: volume %d: stream %x ended", volume.ErrStale, r.opts.Volume, last.Stream)
-	}
+	stream, ok := r.core.Following()
 	r.effectsLocked()
 	r.mu.Unlock()
 	r.logMu.Unlock()
-	if err != nil {
+	switch {
+	case serr == nil && (!ok || stream != last.Stream): // an epoch passed meanwhile; the next hello may come by this link
+		return r.next(f, after, in)
+	case err != nil:
 		return err
 	}
 	if err := f.link.Send(&Message{Kind: KindAck, Stream: last.Stream, Seq: last.Seq, Durable: durable}); err != nil {
 		return err
 	}
-	if after != nil {
-		return r.followed(f, after, in)
+	return r.next(f, after, in)
+}
+
+// next handles the message that came behind batches, if there was one.
+func (r *Replica) next(f *following, m *Message, in <-chan *Message) error {
+	if m == nil {
+		return nil
 	}
-	return nil
+	return r.followed(f, m, in)
 }
 
 // appendAll appends m and what waits behind it. It returns the last batch that

@@ -23,6 +23,7 @@ type peer struct {
 	stream   uint64
 	epoch    volume.Epoch // that stream was offered in
 	attached bool
+	welcome  bool  // it has welcomed us since the last link was dialed
 	next     int64 // offset of the next byte to send
 	sentSeq  uint64
 	told     int64        // committed length last told
@@ -105,7 +106,6 @@ func (p *peer) lateLocked(r *Replica, since, now time.Time) bool {
 func (r *Replica) serve(ctx context.Context, p *peer) {
 	wait := redialFirst
 	for ctx.Err() == nil {
-		began := time.Now()
 		err := r.session(ctx, p)
 		if ctx.Err() != nil {
 			return
@@ -113,9 +113,11 @@ func (r *Replica) serve(ctx context.Context, p *peer) {
 		if err != nil && !errors.Is(err, context.Canceled) {
 			r.opts.Logger.Debug("stream to copy ended", "volume", r.opts.Volume, "peer", p.holder.Node, "err", err)
 		}
-		if time.Since(began) > redialLast {
-			wait = redialFirst
+		r.mu.Lock()
+		if p.welcome {
+			p.welcome, wait = false, redialFirst
 		}
+		r.mu.Unlock()
 		select {
 		case <-ctx.Done():
 			return
@@ -306,7 +308,7 @@ func (r *Replica) welcomed(p *peer, m *Message) {
 	}
 	r.core.Welcomed(p.holder, *m, same)
 	if same {
-		p.attached, p.next, p.told = true, m.End, 0
+		p.attached, p.welcome, p.next, p.told = true, true, m.End, 0
 	}
 	r.effectsLocked()
 	r.wakeLocked()

@@ -124,10 +124,7 @@ func (r *Replica) effectsLocked() {
 			r.deposeLocked()
 		case Reattach:
 			r.attachLocked(e.Peer)
-		case Unfollow:
-			if r.follower != nil {
-				r.follower.link.Close()
-			}
+		case Unfollow: // the link stays: the next hello may come by it
 		}
 	}
 	now := seen{r.core.Entry().Version, r.core.Epoch(), r.core.Writable() == nil, r.core.Failure() != nil}

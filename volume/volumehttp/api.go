@@ -68,6 +68,7 @@ type Options struct {
 	UploadWait  time.Duration // how long an upload waits for room, then 429; 0 is 10 s
 	Stall       time.Duration // a client that neither sends nor takes a byte for so long is dropped; 0 is 1 min
 	ReadMode    ReadMode      // "" is ReadProxy
+	Hold        time.Duration // how long a read is held while no holder of its volume answers; 0 is 10 s
 }
 
 // API answers requests. Safe for concurrent use.
@@ -91,6 +92,9 @@ func New(o Options) *API {
 	}
 	if o.Stall == 0 {
 		o.Stall = time.Minute
+	}
+	if o.Hold == 0 {
+		o.Hold = 10 * time.Second
 	}
 	if o.ReadMode == "" {
 		o.ReadMode = ReadProxy

@@ -1,6 +1,7 @@
 package volumehttp
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -31,31 +32,74 @@ func newPeerClient() *http.Client {
 
 // elsewhere answers a read of a volume that other nodes hold. A request that
 // another node passed on already is not passed on again, or two nodes with old
-// views could send it round for ever.
-func (a *API) elsewhere(x *exchange, e *volume.ElsewhereError, q url.Values) error {
-	if a.opts.ReadMode == ReadLocal || q.Get("proxied") == "true" || len(e.Nodes) == 0 {
+// views could send it round for ever; it is told to try another holder.
+func (a *API) elsewhere(x *exchange, t target, e *volume.ElsewhereError, q url.Values) error {
+	switch {
+	case q.Get("proxied") == "true":
+		return fmt.Errorf("%w: %v", volume.ErrUnavailable, e)
+	case a.opts.ReadMode == ReadLocal || len(e.Nodes) == 0:
 		return e
-	}
-	if a.opts.ReadMode == ReadRedirect {
+	case a.opts.ReadMode == ReadRedirect:
 		node := e.Nodes[rand.IntN(len(e.Nodes))]
 		x.put("Location", passedOn(x.r, node.PublicURL))
 		x.empty(http.StatusTemporaryRedirect)
 		return nil
 	}
-	var err error
-	for i, at := range rand.Perm(len(e.Nodes)) {
-		var resp *http.Response
-		if resp, err = a.ask(x.r, e.Nodes[at].URL); err != nil {
-			continue
+	return a.proxy(x, t, e, q)
+}
+
+// Between two rounds over the holders of a volume.
+const (
+	nextRoundFirst = 20 * time.Millisecond
+	nextRoundLast  = 250 * time.Millisecond
+)
+
+// proxy passes a read on to one holder after another, and when none of them can
+// answer, asks again who holds the volume, until one does or Options.Hold is
+// over: a node that stops or fails costs no read at the others.
+func (a *API) proxy(x *exchange, t target, e *volume.ElsewhereError, q url.Values) error {
+	ctx := x.r.Context()
+	limit := time.After(a.opts.Hold)
+	for wait := nextRoundFirst; ; wait = min(2*wait, nextRoundLast) {
+		resp, err := a.askAny(x.r, e.Nodes)
+		if err == nil {
+			return a.passOn(x, resp)
 		}
-		last := i == len(e.Nodes)-1
-		if !last && (resp.StatusCode >= 500 || resp.StatusCode == http.StatusNotFound) {
-			resp.Body.Close() // this one is in trouble, or has just given the volume up
-			continue
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-limit:
+			return fmt.Errorf("%w: no holder of volume %d answers: %v", volume.ErrUnavailable, t.id.Volume, err)
+		case <-time.After(wait):
 		}
-		return a.passOn(x, resp)
+		n, err := a.blobs.Get(ctx, t.id, q.Get("readDeleted") == "true")
+		switch {
+		case err == nil:
+			defer n.Release()
+			a.render(x, n, t, q)
+			return nil
+		case !errors.As(err, &e):
+			return err
+		}
 	}
-	return fmt.Errorf("%w: no holder of volume %d answers: %v", volume.ErrUnavailable, e.Volume, err)
+}
+
+// askAny asks holders in random order until one can tell. What a holder answers
+// is the truth, a 404 too, unless it is in trouble.
+func (a *API) askAny(r *http.Request, holders []volume.Node) (*http.Response, error) {
+	err := errors.New("none is known")
+	for _, i := range rand.Perm(len(holders)) {
+		var resp *http.Response
+		if resp, err = a.ask(r, holders[i].URL); err != nil {
+			continue
+		}
+		if resp.StatusCode < http.StatusInternalServerError {
+			return resp, nil
+		}
+		resp.Body.Close()
+		err = fmt.Errorf("%s answered %s", holders[i].URL, resp.Status)
+	}
+	return nil, err
 }
 
 // passedOn gives the URL of the same request at another node.

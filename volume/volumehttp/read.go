@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"mime"
 	"net/http"
 	"net/url"
@@ -42,7 +43,10 @@ func (a *API) read(x *exchange, p httprouter.Params) error {
 	if err != nil {
 		var e *volume.ElsewhereError
 		if errors.As(err, &e) {
-			return a.elsewhere(x, e, q)
+			return a.elsewhere(x, t, e, q)
+		}
+		if errors.Is(err, volume.ErrNoVolume) && q.Get("proxied") == "true" {
+			return fmt.Errorf("%w: %v", volume.ErrUnavailable, err) // the node that passed it on knows better
 		}
 		return err
 	}

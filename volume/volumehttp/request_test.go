@@ -288,7 +288,7 @@ func TestReadModes(t *testing.T) {
 	down := volume.Node{URL: "127.0.0.1:1", PublicURL: "127.0.0.1:1"}
 	open := func(mode volumehttp.ReadMode, nodes ...volume.Node) *single {
 		n := &elsewhere{node{Blobs: volumetest.NewBlobs(1)}, nodes}
-		srv := httptest.NewServer(volumehttp.New(volumehttp.Options{Blobs: n, ReadMode: mode, Log: discard()}).Handler())
+		srv := httptest.NewServer(volumehttp.New(volumehttp.Options{Blobs: n, ReadMode: mode, Hold: 100 * time.Millisecond, Log: discard()}).Handler())
 		t.Cleanup(srv.Close)
 		return &single{t, nil, srv.URL, client(t)}
 	}
@@ -305,7 +305,7 @@ func TestReadModes(t *testing.T) {
 		{"fetched, though another holder is down", open(volumehttp.ReadProxy, down, held.addr, down), path, 200},
 		{"nobody answers", open(volumehttp.ReadProxy, down, down), path, 503},
 		{"nobody holds it", open(volumehttp.ReadProxy), path, 404},
-		{"passed on before", open(volumehttp.ReadProxy, held.addr), path + "&proxied=true", 404},
+		{"passed on before", open(volumehttp.ReadProxy, held.addr), path + "&proxied=true", 503},
 		{"local only", open(volumehttp.ReadLocal, held.addr), path, 404},
 		{"redirected", open(volumehttp.ReadRedirect, held.addr), path, 307},
 	} {
