@@ -63,7 +63,7 @@ func (d *Daemon) startVolume(masters *clusterrpc.Client) {
 	v.server = server.New(server.Options{
 		Node: d.dir.node, Store: v.store, Master: masters, Peers: peers{d.mesh}, Remote: v.remote,
 		ClusterID: d.dir.ClusterID, SetClusterID: d.setClusterID,
-		Logger: d.log, Now: time.Now, Run: rand.Uint64(), Hold: d.cfg.Limits.Hold,
+		Logger: d.log, Now: time.Now, Run: rand.Uint64(), Version: d.opts.Version, Hold: d.cfg.Limits.Hold,
 	})
 	d.open.push(v.server.Close)
 	volumerpc.Register(d.rpc, v.server, volumerpc.Limits{File: int64(d.cfg.Limits.FileSize)})

@@ -200,7 +200,8 @@ type DiskReport struct {
 // copy; what it leaves out is not there. Later ones list only what changed.
 type Report struct {
 	Node   NodeID       `json:"node"`
-	Run    uint64       `json:"run"` // differs for every run of the process
+	Run    uint64       `json:"run"`             // differs for every run of the process
+	Build  string       `json:"build,omitempty"` // version of the program; in full reports
 	Full   bool         `json:"full,omitempty"`
 	Copies []CopyReport `json:"copies,omitempty"`
 	Gone   []ID         `json:"gone,omitempty"` // volumes no longer on this node

@@ -52,6 +52,7 @@ type node struct {
 	copies   map[volume.ID]*volume.CopyReport
 	disks    []volume.DiskReport
 	aside    []volume.SetAside
+	build    string
 }
 
 // New makes the Map of a term that began at now.
@@ -136,6 +137,9 @@ func (m *Map) Report(stream uint64, r volume.Report, now time.Time) (news, curre
 	if r.Disks != nil {
 		news = news || !slices.EqualFunc(n.disks, r.Disks, sameRoom)
 		n.disks = r.Disks
+	}
+	if r.Build != "" {
+		n.build = r.Build
 	}
 	if r.Aside != nil {
 		n.aside = r.Aside
@@ -376,7 +380,7 @@ func (m *Map) Nodes(now time.Time) []cluster.ViewNode {
 	var out []cluster.ViewNode
 	for _, n := range m.nodes {
 		p := m.placementLocked(n, now)
-		v := cluster.ViewNode{Node: p.Node, Alive: p.Alive, Ready: p.Ready, LastReportMS: -1, Disks: n.disks, Aside: n.aside}
+		v := cluster.ViewNode{Node: p.Node, Alive: p.Alive, Ready: p.Ready, LastReportMS: -1, Disks: n.disks, Aside: n.aside, Version: n.build}
 		if !n.reported.IsZero() {
 			v.LastReportMS = now.Sub(n.reported).Milliseconds()
 		}

@@ -102,7 +102,7 @@ var keys = []key{
 		doc: "Directories for volumes, one table for each. Without any, volumes go to \"volumes\" below data.\ntype is hdd, ssd or a word of yours; max is the most volumes, 0 for as many as fit."},
 
 	{name: "limits.file_size", live: true, min: int64(KiB), max: maxFileSize, field: func(c *Config) any { return &c.Limits.FileSize },
-		doc: "The largest body that a volume server takes. Larger uploads to a master's /submit are cut\ninto chunks."},
+		doc: "The largest file that is taken, by volume servers and at a master's /submit."},
 	{name: "limits.in_flight", live: true, max: int64(TiB), field: func(c *Config) any { return &c.Limits.InFlight },
 		doc: "Uploads that a volume server reads at a time, all bodies together; \"0B\" is no limit."},
 	{name: "limits.held_bytes", live: true, max: int64(TiB), field: func(c *Config) any { return &c.Limits.HeldBytes },

@@ -114,7 +114,7 @@ func (s *Server) fullReport() volume.Report {
 	clear(s.dirty)
 	s.gone = nil
 	s.mu.Unlock()
-	return volume.Report{Node: s.opts.Node, Run: s.opts.Run, Full: true, Copies: s.reports(), Disks: s.opts.Store.Disks(), Aside: s.aside()}
+	return volume.Report{Node: s.opts.Node, Run: s.opts.Run, Build: s.opts.Version, Full: true, Copies: s.reports(), Disks: s.opts.Store.Disks(), Aside: s.aside()}
 }
 
 // changes reports the copies that said that they changed, or those that differ

@@ -97,6 +97,7 @@ type Options struct {
 	Logger       *slog.Logger
 	Now          func() time.Time
 	Run          uint64 // differs for every run of the process
+	Version      string // of the program, for people
 
 	Hold     time.Duration // how long a request is held for a primary; 0 is 10 s
 	Beat     time.Duration // between reports of sizes; 0 is 1 s
