@@ -2,6 +2,7 @@ package volumehttp
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -29,6 +30,9 @@ var (
 // octetStream is what clients say who know no better; it is no type.
 var octetStream = []byte("application/octet-stream")
 
+// proxiedHold is how long a read that another node passed on is held here.
+const proxiedHold = time.Second
+
 // read is GET and HEAD.
 func (a *API) read(x *exchange, p httprouter.Params) error {
 	t, err := parseTarget(p)
@@ -39,7 +43,13 @@ func (a *API) read(x *exchange, p httprouter.Params) error {
 	if err != nil {
 		return err
 	}
-	n, err := a.blobs.Get(x.r.Context(), t.id, q.Get("readDeleted") == "true")
+	ctx := x.r.Context()
+	if q.Get("proxied") == "true" { // who passed it on has other holders to ask
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, proxiedHold)
+		defer cancel()
+	}
+	n, err := a.blobs.Get(ctx, t.id, q.Get("readDeleted") == "true")
 	if err != nil {
 		var e *volume.ElsewhereError
 		if errors.As(err, &e) {
