@@ -1,6 +1,7 @@
 package simulation
 
 import (
+	"math/rand/v2"
 	"slices"
 	"testing"
 	"time"
@@ -208,6 +209,51 @@ func TestAnOldCopyDoesNotAnswerForANewOne(t *testing.T) {
 	w.finish(t)
 }
 
+// Rules R6 and R7: an old disk that is put back holds a copy that the volume has
+// done without since. That its node is the primary, by another copy, does not
+// make it lead.
+func TestAnOldDiskThatReturnsDoesNotLead(t *testing.T) {
+	t.Parallel()
+	w, id := calm(t, 2, 2)
+	b := w.node("b")
+	w.kill("b")
+	old := b.disks
+	b.disks = map[volume.ID]*disk{}
+	w.start("b")
+	w.lead.settles = true
+	w.until(5*time.Second, "another copy on b", func() bool {
+		h, inSync, _ := w.entry(id).Holder("b")
+		return inSync && h.Copy != old[id].copy
+	})
+	w.lead.settles = false
+	w.ack(id, "a", 2)
+	w.kill("a", "b")
+	b.disks = old
+	w.start("b")
+	if err := w.decide(id, volume.Holder{}, func(e *volume.Entry) { e.Primary = "b" }); err != nil {
+		t.Fatal(err)
+	}
+	w.run(300 * ms)
+	w.unanswered(id, "b", 3, 300*ms)
+	if r := w.copy(id, "b"); w.broken == nil && r.core.Leading() {
+		w.fail("%s", r)
+	}
+	w.start("a")
+	w.finish(t)
+}
+
+// Rule R6: while a volume is new its files may still be made, so it takes no
+// writes.
+func TestANewVolumeTakesNoWrites(t *testing.T) {
+	t.Parallel()
+	w := newWorld(1, 2, faults{})
+	w.lead.settles = false
+	id := w.grow(1, "a", "b")
+	w.until(time.Second, "a to lead", func() bool { r := w.copy(id, "a"); return r != nil && r.core.Leading() })
+	w.unanswered(id, "a", 1, 300*ms)
+	w.finish(t)
+}
+
 // Rule R7, the first of the interleavings: {a,b,c} with c down, a and b acknowledge
 // more, both die, c returns alone.
 func TestACopyThatMissedAcknowledgedWritesDoesNotLead(t *testing.T) {
@@ -267,6 +313,7 @@ func TestAnOldPrimaryIsRefusedAfterARestart(t *testing.T) {
 	w.until(time.Second, "b to lead", func() bool { return w.primary(id) != nil })
 	w.ack(id, "b", 2)
 	w.kill("b")
+	w.run(20 * ms)    // nothing of b is on its way any more
 	w.deaf("b", true) // it knows nothing but what is on its disk
 	w.start("b")
 	w.part("a", "b", false)
@@ -465,6 +512,55 @@ func TestAReturningPrimaryCutsItsTail(t *testing.T) {
 		w.fail("a has another copy")
 	}
 	w.finish(t)
+}
+
+// Rule R11: a crash at any moment of attaching leaves a copy that can still lead,
+// and that others can still follow: first the cut is durable, then the list.
+func TestACrashWhileAttaching(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(8) {
+		for after := range 12 {
+			w := crashWhileAttaching(t, seed, after)
+			if w.broken != nil {
+				t.Fatalf("seed %d, crash after %d events: %v\n%s\n%s", seed, after, w.broken, w.story(), w.copiesNow())
+			}
+		}
+	}
+}
+
+// crashWhileAttaching has a return with a tail that b, which leads, never had,
+// and die again some events after it heard from b. Then a leads.
+func crashWhileAttaching(t *testing.T, seed uint64, after int) *world {
+	w, id := calm(t, 2, 2)
+	w.rng = rand.New(rand.NewPCG(seed, uint64(after)))
+	w.lead.up = false
+	w.part("a", "b", true)
+	w.unanswered(id, "a", 2, 50*ms)
+	w.unanswered(id, "a", 3, 50*ms)
+	w.kill("a")
+	lead := func(n volume.NodeID) {
+		if err := w.decide(id, volume.Holder{}, func(e *volume.Entry) { e.Primary = n }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lead("b")
+	w.until(time.Second, "b to lead", func() bool { return w.primary(id) != nil })
+	w.copy(id, "b").write(4, put)
+	w.copy(id, "b").write(5, put)
+	w.start("a")
+	w.part("a", "b", false)
+	w.until(time.Second, "a to hear from b", func() bool { return len(w.copy(id, "a").jobs) > 0 })
+	for range after {
+		w.step()
+	}
+	w.kill("a", "b")
+	lead("a")
+	w.start("a", "b")
+	w.until(2*time.Second, "equal copies", func() bool { return w.isWhole(id) })
+	if e := w.entry(id); w.broken == nil && e.Epoch != 3 {
+		w.fail("the copies should attach as they are: %s", show(e))
+	}
+	return w
 }
 
 // Rule R11: c takes the list of b before it has the bytes, leads next, and its
