@@ -4,13 +4,14 @@ GO          ?= go
 VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 CONFIG      ?= configs/one-node.toml
 FUZZTIME    ?= 30s
+CHAOSTIME   ?= 60s
 STATICCHECK  = honnef.co/go/tools/cmd/staticcheck@v0.7.0
 
 # The race detector needs a C compiler; without one the tests run all the same.
 RACE := $(shell command -v $$($(GO) env CC) >/dev/null 2>&1 && echo -race)
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test check generate e2e bench fuzz clean
+.PHONY: help run build test check generate e2e chaos bench fuzz clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -40,6 +41,9 @@ generate: build ## write the generated files anew (configs/default.toml)
 
 e2e: ## test the built program: three processes, kill -9, all of Go's source as input
 	$(GO) test -tags e2e -timeout 15m -count 1 -run TestE2E ./daemon/weedd/
+
+chaos: ## random faults in a cluster of three under load, for CHAOSTIME (60s)
+	WEEDD_CHAOS_TIME=$(CHAOSTIME) $(GO) test -race -v -count 1 -timeout 30m -run TestChaos ./daemon/daemontest/
 
 bench: build ## measure against a bare HTTP server, in turns
 	$(GO) run ./volume/volumehttp/benchhttp -weedd ./weedd

@@ -22,6 +22,7 @@ const (
 	peersFile   = "members"    // addresses of nodes, kept by gossip
 	raftDir     = "raft"       // what package consensus remembers
 	stuckFile   = "raft-stuck" // the last run ended because raft could not commit
+	disksFile   = "disks"      // directories for volumes that were taken into use
 	lockFile    = "lock"
 )
 
@@ -112,6 +113,21 @@ func (d *dataDir) SetClusterID(id string) error {
 	}
 	d.cluster = id
 	return nil
+}
+
+// disks lists the directories for volumes that were taken into use. One of them
+// without its marker file is a disk that is not mounted, and is not used.
+func (d *dataDir) disks() ([]string, error) {
+	text, err := d.read(disksFile)
+	if err != nil || text == "" {
+		return nil, err
+	}
+	return strings.Split(text, "\n"), nil
+}
+
+// setDisks records them.
+func (d *dataDir) setDisks(paths []string) error {
+	return d.write(disksFile, strings.Join(paths, "\n"))
 }
 
 // takeStuck reports whether the last run ended stuck, and forgets it.

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -38,9 +39,13 @@ const minFree = 64 << 20
 // openVolume opens the disks and the public port.
 func (d *Daemon) openVolume() (err error) {
 	v := &volumeRole{}
+	known, err := d.dir.disks()
+	if err != nil {
+		return err
+	}
 	var dirs []store.Dir
 	for _, disk := range d.cfg.Volume.Disks {
-		dirs = append(dirs, store.Dir{Path: disk.Path, Disk: disk.Type, Max: disk.Max, Init: true})
+		dirs = append(dirs, store.Dir{Path: disk.Path, Disk: disk.Type, Max: disk.Max, Init: !slices.Contains(known, disk.Path)})
 	}
 	v.store, err = store.Open(store.Options{
 		FS: vfs.OS{}, Dirs: dirs, Sync: store.SyncMode(d.cfg.Volume.Sync), MinFree: minFree, Boot: vfs.BootID(), Log: d.log, Now: time.Now,
@@ -49,6 +54,14 @@ func (d *Daemon) openVolume() (err error) {
 		return fmt.Errorf("open store: %w", err)
 	}
 	d.open.push(v.store.Close)
+	for _, r := range v.store.Disks() {
+		if !r.Missing && !slices.Contains(known, r.Dir) {
+			known = append(known, r.Dir)
+		}
+	}
+	if err := d.dir.setDisks(known); err != nil {
+		return err
+	}
 	if v.listener, err = d.listen(d.cfg.VolumeAddr(), "public port of the volume role"); err != nil {
 		return err
 	}

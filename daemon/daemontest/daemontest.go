@@ -124,6 +124,15 @@ func (n *Node) Start() {
 	go func() { n.done <- errors.Join(d.Run(ctx), d.Close()) }()
 }
 
+// Open opens the daemon as Start does, closes it again, and says what came of it.
+func (n *Node) Open() error {
+	d, err := daemon.Open(n.Config, daemon.Options{Log: slog.New(n.log), Version: "test"})
+	if err != nil {
+		return err
+	}
+	return d.Close()
+}
+
 // Isolate cuts the node off from all others, until Mend: what is sent in either
 // direction is lost. Clients still reach it.
 func (n *Node) Isolate() { n.setAway(true) }
@@ -322,6 +331,24 @@ func (c *Cluster) View() (v cluster.View, err error) {
 	return v, err
 }
 
+// AwaitInSync waits until every volume has all its copies in sync, whatever is
+// being written meanwhile.
+func (c *Cluster) AwaitInSync() {
+	c.T.Helper()
+	c.Await("all copies are in sync", func() error {
+		v, err := c.View()
+		if err != nil {
+			return err
+		}
+		for _, vol := range v.Volumes {
+			if err := inSync(vol.Entry); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
 // AwaitWhole waits until every volume has all its copies in sync, on nodes that
 // live, and committed to the same length.
 func (c *Cluster) AwaitWhole() cluster.View {
@@ -343,8 +370,8 @@ func (c *Cluster) AwaitWhole() cluster.View {
 
 func whole(v cluster.ViewVolume) error {
 	e := v.Entry
-	if len(e.InSync) < e.Spec.Placement.Copies() || len(e.Joining) > 0 || e.State == volume.StateNew {
-		return fmt.Errorf("volume %d: %s, %d of %d copies in sync, %d joining", e.Volume, e.State, len(e.InSync), e.Spec.Placement.Copies(), len(e.Joining))
+	if err := inSync(e); err != nil {
+		return err
 	}
 	for _, c := range v.Copies {
 		switch {
@@ -355,6 +382,13 @@ func whole(v cluster.ViewVolume) error {
 		case c.Report.Committed != v.Copies[0].Report.Committed || c.Report.Committed != c.Report.Size:
 			return fmt.Errorf("volume %d: node %s has committed %d of %d", e.Volume, c.Node, c.Report.Committed, c.Report.Size)
 		}
+	}
+	return nil
+}
+
+func inSync(e volume.Entry) error {
+	if len(e.InSync) < e.Spec.Placement.Copies() || len(e.Joining) > 0 || e.State == volume.StateNew {
+		return fmt.Errorf("volume %d: %s, %d of %d copies in sync, %d joining", e.Volume, e.State, len(e.InSync), e.Spec.Placement.Copies(), len(e.Joining))
 	}
 	return nil
 }
