@@ -27,7 +27,10 @@ import (
 // WEEDD_CHAOS_SEED repeats a schedule, WEEDD_CHAOS_TIME changes for how long
 // faults are made.
 func TestChaos(t *testing.T) {
-	seed, length := uint64(time.Now().UnixNano()), 15*time.Second
+	if os.Getenv("WEEDD_CHAOS_TIME") == "" {
+		t.Skip("takes as long as WEEDD_CHAOS_TIME says; make chaos runs it")
+	}
+	seed, length := uint64(time.Now().UnixNano()), time.Duration(0)
 	if s := os.Getenv("WEEDD_CHAOS_SEED"); s != "" {
 		var err error
 		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
@@ -152,8 +155,6 @@ func (x *chaos) run(rng *rand.Rand, length time.Duration) {
 	x.await(50)
 }
 
-// whole waits until two nodes may be affected one after the other and nothing is
-// lost or out of touch.
 func (x *chaos) whole() {
 	x.c.AwaitInSync()
 	x.update(func() { x.degraded, x.behind = false, false })
@@ -492,7 +493,6 @@ func (x *chaos) check() {
 	if x.t.Failed() {
 		return
 	}
-	x.c.AwaitWhole()
 	for i, p := range x.places {
 		for _, f := range x.files {
 			got, err := x.get(x.now(), p.volume, f.id)

@@ -124,6 +124,15 @@ func (n *Node) Start() {
 	go func() { n.done <- errors.Join(d.Run(ctx), d.Close()) }()
 }
 
+// Open opens the daemon as Start does, closes it again, and says what came of it.
+func (n *Node) Open() error {
+	d, err := daemon.Open(n.Config, daemon.Options{Log: slog.New(n.log), Version: "test"})
+	if err != nil {
+		return err
+	}
+	return d.Close()
+}
+
 // Isolate cuts the node off from all others, until Mend: what is sent in either
 // direction is lost. Clients still reach it.
 func (n *Node) Isolate() { n.setAway(true) }
@@ -322,34 +331,35 @@ func (c *Cluster) View() (v cluster.View, err error) {
 	return v, err
 }
 
-// AwaitWhole waits until every volume has all its copies in sync, on nodes that
-// live, and committed to the same length. It must be quiet for that: see
-// AwaitInSync.
-func (c *Cluster) AwaitWhole() cluster.View {
+// AwaitInSync waits until every volume has all its copies in sync, whatever is
+// being written meanwhile.
+func (c *Cluster) AwaitInSync() {
 	c.T.Helper()
-	return c.awaitVolumes("the cluster is whole", func(v cluster.ViewVolume) error {
-		if err := inSync(v); err != nil {
+	c.Await("all copies are in sync", func() error {
+		v, err := c.View()
+		if err != nil {
 			return err
 		}
-		return level(v)
+		for _, vol := range v.Volumes {
+			if err := inSync(vol.Entry); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 }
 
-// AwaitInSync waits until every volume has all its copies in sync, on nodes that
-// live, and healthy, while writes go on.
-func (c *Cluster) AwaitInSync() cluster.View {
+// AwaitWhole waits until every volume has all its copies in sync, on nodes that
+// live, and committed to the same length.
+func (c *Cluster) AwaitWhole() cluster.View {
 	c.T.Helper()
-	return c.awaitVolumes("all copies are in sync", inSync)
-}
-
-func (c *Cluster) awaitVolumes(what string, right func(cluster.ViewVolume) error) (v cluster.View) {
-	c.T.Helper()
-	c.Await(what, func() (err error) {
+	var v cluster.View
+	c.Await("the cluster is whole", func() (err error) {
 		if v, err = c.View(); err != nil {
 			return err
 		}
 		for _, vol := range v.Volumes {
-			if err := right(vol); err != nil {
+			if err := whole(vol); err != nil {
 				return err
 			}
 		}
@@ -358,10 +368,10 @@ func (c *Cluster) awaitVolumes(what string, right func(cluster.ViewVolume) error
 	return v
 }
 
-func inSync(v cluster.ViewVolume) error {
+func whole(v cluster.ViewVolume) error {
 	e := v.Entry
-	if len(e.InSync) < e.Spec.Placement.Copies() || len(e.Joining) > 0 || e.State == volume.StateNew {
-		return fmt.Errorf("volume %d: %s, %d of %d copies in sync, %d joining", e.Volume, e.State, len(e.InSync), e.Spec.Placement.Copies(), len(e.Joining))
+	if err := inSync(e); err != nil {
+		return err
 	}
 	for _, c := range v.Copies {
 		switch {
@@ -369,18 +379,16 @@ func inSync(v cluster.ViewVolume) error {
 			return fmt.Errorf("volume %d: node %s has not reported", e.Volume, c.Node)
 		case c.Report.Epoch != e.Epoch || c.Report.State != volume.CopyHealthy:
 			return fmt.Errorf("volume %d: node %s is %s in epoch %d, not %d", e.Volume, c.Node, c.Report.State, c.Report.Epoch, e.Epoch)
+		case c.Report.Committed != v.Copies[0].Report.Committed || c.Report.Committed != c.Report.Size:
+			return fmt.Errorf("volume %d: node %s has committed %d of %d", e.Volume, c.Node, c.Report.Committed, c.Report.Size)
 		}
 	}
 	return nil
 }
 
-// level is nil when all copies say that they committed all they have, and the
-// same length.
-func level(v cluster.ViewVolume) error {
-	for _, c := range v.Copies {
-		if c.Report.Committed != v.Copies[0].Report.Committed || c.Report.Committed != c.Report.Size {
-			return fmt.Errorf("volume %d: node %s has committed %d of %d", v.Entry.Volume, c.Node, c.Report.Committed, c.Report.Size)
-		}
+func inSync(e volume.Entry) error {
+	if len(e.InSync) < e.Spec.Placement.Copies() || len(e.Joining) > 0 || e.State == volume.StateNew {
+		return fmt.Errorf("volume %d: %s, %d of %d copies in sync, %d joining", e.Volume, e.State, len(e.InSync), e.Spec.Placement.Copies(), len(e.Joining))
 	}
 	return nil
 }
