@@ -19,11 +19,12 @@ type following struct {
 // the link ends, or a newer one takes its place.
 func (r *Replica) Serve(ctx context.Context, link Link) error {
 	f := &following{link: link, ended: make(chan struct{})}
-	defer close(f.ended)
 	defer link.Close()
 	if err := r.takeOver(ctx, f); err != nil {
 		return err
 	}
+	defer r.work.Done()
+	defer close(f.ended)
 	defer r.unfollow(f)
 	in := make(chan *Message, 16)
 	received := make(chan error, 1)
@@ -65,7 +66,8 @@ func (r *Replica) Serve(ctx context.Context, link Link) error {
 	}
 }
 
-// takeOver ends the stream followed before, so that one at a time writes.
+// takeOver ends the stream followed before, so that one at a time writes. Close
+// waits for the stream from then on.
 func (r *Replica) takeOver(ctx context.Context, f *following) error {
 	for {
 		r.mu.Lock()
@@ -76,6 +78,7 @@ func (r *Replica) takeOver(ctx context.Context, f *following) error {
 		old := r.follower
 		if old == nil {
 			r.follower = f
+			r.work.Add(1)
 			r.mu.Unlock()
 			return nil
 		}
@@ -83,6 +86,7 @@ func (r *Replica) takeOver(ctx context.Context, f *following) error {
 		old.link.Close()
 		select {
 		case <-old.ended:
+		case <-r.ctx.Done():
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -127,6 +131,14 @@ func (r *Replica) follows(stream uint64) bool {
 // hello brings the log to where the primary's and this copy's agree, makes the
 // primary's list of epochs durable, and only then welcomes it (rule R11).
 func (r *Replica) hello(f *following, m *Message) error {
+	answer, err := r.attach(f, m)
+	if answer == nil || err != nil {
+		return err
+	}
+	return f.link.Send(answer)
+}
+
+func (r *Replica) attach(f *following, m *Message) (answer *Message, err error) {
 	r.logMu.Lock()
 	defer r.logMu.Unlock()
 	f.partial = nil
@@ -135,23 +147,21 @@ func (r *Replica) hello(f *following, m *Message) error {
 	r.effectsLocked()
 	r.mu.Unlock()
 	if refusal != nil {
-		return f.link.Send(refusal)
+		return refusal, nil
 	}
 	sum, end, err := r.adopt(plan)
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	if err != nil {
 		r.failLocked(fmt.Errorf("follow: %w", err))
-		r.mu.Unlock()
-		return err
+		return nil, err
 	}
 	r.core.Adopted(plan.Stream, end)
 	r.effectsLocked()
-	stream, ok := r.core.Following()
-	r.mu.Unlock()
-	if !ok || stream != plan.Stream {
-		return nil // a newer epoch came meanwhile, and its hello will
+	if stream, ok := r.core.Following(); !ok || stream != plan.Stream {
+		return nil, nil // a newer epoch came meanwhile, and its hello will
 	}
-	return f.link.Send(&Message{Kind: KindWelcome, Stream: plan.Stream, End: end, Checksum: sum})
+	return &Message{Kind: KindWelcome, Stream: plan.Stream, End: end, Checksum: sum}, nil
 }
 
 func (r *Replica) adopt(plan Adopt) (sum uint32, end int64, err error) {
@@ -178,7 +188,10 @@ func (r *Replica) batches(f *following, m *Message, in <-chan *Message) error {
 	last, after, err := r.appendAll(f, m, in)
 	durable, serr := r.opts.Log.Sync()
 	r.mu.Lock()
-	if serr != nil {
+	switch {
+	case err != nil && r.opts.Log.Failed() != nil:
+		r.failLocked(err)
+	case serr != nil:
 		r.failLocked(fmt.Errorf("fsync: %w", serr))
 		err = serr
 	}
@@ -188,7 +201,7 @@ func (r *Replica) batches(f *following, m *Message, in <-chan *Message) error {
 	r.mu.Unlock()
 	r.logMu.Unlock()
 	switch {
-	case serr == nil && (!ok || stream != last.Stream): // an epoch passed meanwhile; the next hello may come by this link
+	case serr == nil && (!ok || stream != m.Stream): // an epoch passed meanwhile; the next hello may come by this link
 		return r.next(f, after, in)
 	case err != nil:
 		return err
@@ -208,12 +221,14 @@ func (r *Replica) next(f *following, m *Message, in <-chan *Message) error {
 }
 
 // appendAll appends m and what waits behind it. It returns the last batch that
-// it looked at, and a message behind it that is none.
+// it appended, an empty one for none, and a message behind it that is none.
 func (r *Replica) appendAll(f *following, m *Message, in <-chan *Message) (last, after *Message, err error) {
+	last = new(Message)
 	for size := 0; ; {
 		if err := r.appendFollowed(f, m); err != nil {
-			return m, nil, err
+			return last, nil, err
 		}
+		last = m
 		if size += len(m.Bytes); size >= maxBatch {
 			return m, nil, nil
 		}
@@ -234,21 +249,24 @@ func (r *Replica) appendAll(f *following, m *Message, in <-chan *Message) (last,
 
 // appendFollowed appends the whole records of one batch. A record longer than a
 // frame comes in several: its front is kept until the rest is there.
+//
+// A disk without room does not end the copy: nothing was appended, the link
+// ends, and the primary offers the same bytes on the next.
 func (r *Replica) appendFollowed(f *following, m *Message) error {
-	if want := r.opts.Log.End() + int64(len(f.partial)); m.Offset != want {
+	end := r.opts.Log.End()
+	if want := end + int64(len(f.partial)); m.Offset != want {
 		return fmt.Errorf("%w: volume %d: a batch for offset %d; this copy ends at %d", volume.ErrStale, r.opts.Volume, m.Offset, want)
 	}
 	records := m.Bytes
 	if len(f.partial) > 0 {
-		f.partial = append(f.partial, records...)
-		records = f.partial
+		records = append(f.partial, records...)
 	}
 	whole, err := wholeRecords(records)
 	if err != nil {
 		return fmt.Errorf("volume %d: batch at offset %d: %w", r.opts.Volume, m.Offset, err)
 	}
 	part := *m
-	part.Offset, part.Bytes = r.opts.Log.End(), records[:whole]
+	part.Offset, part.Bytes = end, records[:whole]
 	r.mu.Lock()
 	err = r.core.OnBatch(part)
 	r.mu.Unlock()
@@ -257,13 +275,11 @@ func (r *Replica) appendFollowed(f *following, m *Message) error {
 	}
 	if whole > 0 {
 		if err := r.opts.Log.Append(part.Bytes); err != nil {
-			r.mu.Lock()
-			r.failLocked(err)
-			r.mu.Unlock()
 			return err
 		}
+		records = append([]byte(nil), records[whole:]...) // the rest only: what was appended is not kept
 	}
-	f.partial = append([]byte(nil), records[whole:]...)
+	f.partial = records
 	return nil
 }
 

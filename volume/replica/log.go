@@ -36,6 +36,9 @@ type Log interface {
 	Stats() (files, deleted uint64, deletedBytes int64, maxKey volume.Key, size int64, modified time.Time, revision uint16)
 	Spec() volume.Spec
 	Failed() error
+	// Doubtful reports whether what was acknowledged may be missing: the copy
+	// leads only if no other can.
+	Doubtful() bool
 }
 
 // Link is one side of a stream between two copies of a volume: in order, and
@@ -74,6 +77,7 @@ type Options struct {
 const (
 	unanswered   = time.Second            // a batch without an answer for so long, while a write waits, makes its copy suspect
 	unreachable  = 300 * time.Millisecond // the same for a copy whose link broke or cannot be opened
+	slowest      = 32 << 20               // bytes a second that a copy should manage: it may take longer over so much more
 	redialFirst  = 20 * time.Millisecond
 	redialLast   = time.Second
 	askAgain     = 500 * time.Millisecond

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -25,11 +26,11 @@ type peer struct {
 	attached bool
 	welcome  bool  // it has welcomed us since the last link was dialed
 	next     int64 // offset of the next byte to send
+	durable  int64 // what it last said that it has
 	sentSeq  uint64
 	told     int64        // committed length last told
 	heard    atomic.Int64 // unix ns of the last message from it
 	asked    time.Time    // when the oldest unanswered message was sent; zero when all are answered
-	ackedSeq uint64
 }
 
 // attachLocked makes sure that a goroutine serves the peer, and that it says
@@ -39,7 +40,7 @@ func (r *Replica) attachLocked(h volume.Holder) {
 		return
 	}
 	if p := r.peers[h]; p != nil {
-		p.attached = false
+		p.attached, p.epoch = false, 0
 		p.pokeNow()
 		return
 	}
@@ -63,23 +64,25 @@ func (p *peer) closeLocked() {
 	}
 }
 
-// pokeLocked makes all peers look for something to send, and ends those that
-// are peers no more.
+// pokeLocked makes all peers look for something to send.
 func (r *Replica) pokeLocked() {
-	if len(r.peers) == 0 {
+	for _, p := range r.peers {
+		p.pokeNow()
+	}
+}
+
+// prunePeersLocked ends the links to copies that are peers no more. Between two
+// epochs of its own a copy has none, and keeps its links for the second.
+func (r *Replica) prunePeersLocked() {
+	if len(r.peers) == 0 || r.core.holds && !r.core.Leading() && !r.closed {
 		return
 	}
-	wanted := map[volume.Holder]bool{}
-	for _, h := range r.core.Peers() {
-		wanted[h] = true
-	}
+	wanted := r.core.Peers()
 	for h, p := range r.peers {
-		if !wanted[h] {
+		if !slices.Contains(wanted, h) {
 			p.closeLocked()
 			delete(r.peers, h)
-			continue
 		}
-		p.pokeNow()
 	}
 }
 
@@ -99,7 +102,9 @@ func (p *peer) lateLocked(r *Replica, since, now time.Time) bool {
 	if p.asked.IsZero() {
 		return false
 	}
-	return now.Sub(p.asked) > unanswered && now.Sub(since) > unanswered && now.UnixNano()-p.heard.Load() > int64(unanswered)
+	// A large record has to arrive and be written before there is an answer.
+	limit := unanswered + time.Duration(max(p.next-p.durable, 0))*time.Second/slowest
+	return now.Sub(p.asked) > limit && now.Sub(since) > limit && now.UnixNano()-p.heard.Load() > int64(limit)
 }
 
 // serve keeps a link to p for as long as it is a peer.
@@ -135,6 +140,10 @@ func (r *Replica) session(ctx context.Context, p *peer) (err error) {
 	}
 	defer link.Close()
 	r.mu.Lock()
+	if ctx.Err() != nil { // closeLocked came before there was a link to close
+		r.mu.Unlock()
+		return ctx.Err()
+	}
 	p.link, p.attached, p.epoch, p.asked = link, false, 0, time.Time{}
 	r.mu.Unlock()
 	received := make(chan error, 1)
@@ -211,14 +220,17 @@ func (r *Replica) nextMessage(p *peer) (m *Message, notice bool, err error) {
 		if !ok {
 			return nil, false, nil
 		}
-		p.stream, p.epoch, p.attached, p.asked = stream, epoch, false, time.Now()
+		// A batch that carried a barrier may have died with the link before.
+		p.stream, p.epoch, p.attached, p.asked, p.sentSeq = stream, epoch, false, time.Now(), 0
 		return &hello, false, nil
 	}
 	if !p.attached || !r.core.Leading() {
 		r.mu.Unlock()
 		return nil, false, nil
 	}
-	stream, from, end, barrier := p.stream, p.next, r.opts.Log.End(), r.core.BarrierSeq() > p.sentSeq
+	// Not up to the end of the log: the core takes no acknowledgement of bytes
+	// that it has not heard of yet.
+	stream, from, end, barrier := p.stream, p.next, r.core.end, r.core.BarrierSeq() > p.sentSeq
 	r.mu.Unlock()
 	if from >= end && !barrier {
 		r.mu.Lock()
@@ -226,7 +238,7 @@ func (r *Replica) nextMessage(p *peer) (m *Message, notice bool, err error) {
 		return nil, p.told < r.core.Committed(), nil
 	}
 	// A buffer of its own for each message: the connection may use it after Send.
-	buf := make([]byte, min(end-from, maxFrame))
+	buf := make([]byte, min(max(end-from, 0), maxFrame))
 	if len(buf) > 0 { // a barrier may be all there is to send
 		if _, err := r.opts.Log.ReadAt(buf, from); err != nil {
 			return nil, false, fmt.Errorf("read back at %d: %w", from, err)
@@ -234,8 +246,10 @@ func (r *Replica) nextMessage(p *peer) (m *Message, notice bool, err error) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if p.stream != stream || !p.attached {
-		return nil, false, nil // attached anew meanwhile; the poke is still to come
+	if p.stream != stream || !p.attached || !r.core.Leading() {
+		// Attached anew meanwhile: the poke is still to come. Or deposed: the log
+		// may have been cut under the read.
+		return nil, false, nil
 	}
 	return r.batchLocked(p, buf), false, nil
 }
@@ -271,15 +285,13 @@ func (r *Replica) receive(p *peer, link Link) error {
 		case KindAck:
 			r.mu.Lock()
 			if m.Stream == p.stream {
-				p.ackedSeq = m.Seq
-				p.asked = time.Time{}
+				p.durable, p.asked = m.Durable, time.Time{}
 				if m.Seq < p.sentSeq {
 					p.asked = now // the next one is being worked on
 				}
 			}
 			r.core.Acked(p.holder, *m)
 			r.effectsLocked()
-			r.wakeLocked()
 			r.mu.Unlock()
 		default:
 			return fmt.Errorf("%w: a %s from a copy that follows", volume.ErrBadRequest, m.Kind)
@@ -308,9 +320,8 @@ func (r *Replica) welcomed(p *peer, m *Message) {
 	}
 	r.core.Welcomed(p.holder, *m, same)
 	if same {
-		p.attached, p.welcome, p.next, p.told = true, true, m.End, 0
+		p.attached, p.welcome, p.next, p.durable, p.told = true, true, m.End, m.End, 0
 	}
 	r.effectsLocked()
-	r.wakeLocked()
 	p.pokeNow()
 }

@@ -17,14 +17,13 @@ import (
 // said how far it has committed. volume.ErrUnavailable when that cannot be
 // learned.
 func (r *Replica) Get(ctx context.Context, key volume.Key, cookie volume.Cookie, readDeleted bool) (*needle.Needle, error) {
-	n, err := r.opts.Log.Get(key, cookie, r.opts.Now(), readDeleted)
-	switch {
-	case err == nil && !r.overtaken(key):
-		return n, nil
-	case err != nil && !errors.Is(err, volume.ErrNotFound):
-		return nil, err
-	case err == nil:
-		n.Release()
+	// First whether a newer record is pending: one that is published after that
+	// is found by the log. The other way round it might slip through between.
+	if !r.overtaken(key) {
+		n, err := r.opts.Log.Get(key, cookie, r.opts.Now(), readDeleted)
+		if err == nil || !errors.Is(err, volume.ErrNotFound) {
+			return n, err
+		}
 	}
 	if err := r.catchUp(ctx); err != nil {
 		return nil, fmt.Errorf("read file %d of volume %d: %w", key, r.opts.Volume, err)
@@ -65,7 +64,7 @@ func (r *Replica) catchUp(ctx context.Context) error {
 	}
 	committed, err := r.opts.Confirm(ctx, e.Primary, e.Volume, epoch, r.opts.Self)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: ask the primary: %w", volume.ErrUnavailable, err)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -95,7 +94,7 @@ func (r *Replica) Confirm(ctx context.Context, epoch volume.Epoch, from volume.H
 		r.mu.Unlock()
 		return 0, fmt.Errorf("%w: copy %s is not in sync", volume.ErrUnavailable, from.Copy)
 	}
-	r.confirmLocked(0, time.Now(), func(err error) { answer <- err })
+	c := r.confirmLocked(0, time.Now(), func(err error) { answer <- err })
 	r.mu.Unlock()
 	select {
 	case err := <-answer:
@@ -103,6 +102,11 @@ func (r *Replica) Confirm(ctx context.Context, epoch volume.Epoch, from volume.H
 			return 0, err
 		}
 	case <-ctx.Done():
+		r.mu.Lock()
+		if c != nil {
+			c.gone = true
+		}
+		r.mu.Unlock()
 		return 0, fmt.Errorf("%w: volume %d: %w", volume.ErrUnavailable, r.opts.Volume, context.Cause(ctx))
 	}
 	r.mu.Lock()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"weedd/volume"
@@ -17,32 +18,49 @@ import (
 // Who owns what: mu guards the core and the waiters and is never held across
 // the disk or the network. logMu is held by whoever changes the log: the writer
 // (one goroutine, there only while something is queued), the entering of an
-// epoch, or the follower's side of a link. It is taken before encodeMu and mu.
+// epoch, or the follower's side of a link. It is taken before encodeMu and mu,
+// and is not held across the network either.
 type Replica struct {
 	opts   Options
 	ctx    context.Context // ends at Close
 	cancel context.CancelFunc
-	work   sync.WaitGroup
+	work   sync.WaitGroup // counts up under mu before closed, or under queueMu before queueClosed
 
-	logMu    sync.Mutex // above whatever changes the log
-	encodeMu sync.Mutex // held while the writer reads the needles of callers
+	logMu    sync.Mutex              // above whatever changes the log
+	encodeMu sync.Mutex              // held while the writer reads the needles of callers
+	keys     map[volume.Key]struct{} // of the writer, for one batch
+	quick    atomic.Bool             // the last append was durable at once, as with sync "os"
+
+	// moved holds a channel that is closed and replaced, under mu, when
+	// leadership, epoch or state changed.
+	moved atomic.Pointer[chan struct{}]
 
 	mu       sync.Mutex
 	core     *Core
 	closed   bool
-	yielding bool          // takes no new writes: leadership is about to be given up
-	moved    chan struct{} // closed and replaced when leadership, epoch or state changed
-	waiters  []*op         // appended, not yet acknowledged; rising need
-	confirms []confirm     // decisions and reads that wait for a barrier
+	yielding bool       // takes no new writes: leadership is about to be given up
+	waiters  []*op      // appended, not yet acknowledged; rising need
+	confirms []*confirm // decisions and reads that wait for a barrier
 	peers    map[volume.Holder]*peer
-	asks     map[volume.AskKind]bool // under way
+	asks     map[askKey]bool // under way
 	ticking  bool
 	follower *following // the stream followed now
 	seen     seen       // by those who were woken last
 
-	queueMu sync.Mutex
-	queue   []*op
-	writing bool // a writer goroutine is there
+	barrier      uint64 // under way; 0 for none
+	barrierSince time.Time
+
+	queueMu     sync.Mutex // no other lock is taken under it
+	queue       []*op
+	queueClosed bool
+	writing     bool // a writer is there
+}
+
+// askKey tells questions apart that may be under way together. Those of an epoch
+// that has passed must not hold up the same question in the next.
+type askKey struct {
+	kind  volume.AskKind
+	epoch volume.Epoch
 }
 
 // New makes the runtime of a copy whose log was opened. It does nothing until
@@ -55,7 +73,9 @@ func New(opts Options) *Replica {
 		opts.Changed = func() {}
 	}
 	l := opts.Log
-	r := &Replica{opts: opts, moved: make(chan struct{}), peers: map[volume.Holder]*peer{}, asks: map[volume.AskKind]bool{}}
+	r := &Replica{opts: opts, peers: map[volume.Holder]*peer{}, asks: map[askKey]bool{}, keys: map[volume.Key]struct{}{}}
+	moved := make(chan struct{})
+	r.moved.Store(&moved)
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	durable, err := l.Sync() // what a killed process left in the page cache counts only after this
 	r.core = NewCore(opts.Self, opts.Volume, CoreState{Epochs: l.Epochs(), End: l.End(), Durable: durable, Committed: l.Committed()})
@@ -87,7 +107,7 @@ func (r *Replica) Entry() volume.Entry {
 func (r *Replica) Watch() (e volume.Entry, leads bool, changed <-chan struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.core.Entry(), r.core.Writable() == nil, r.moved
+	return r.core.Entry(), r.core.Writable() == nil, *r.moved.Load()
 }
 
 // Report is this copy as the leader is to see it.
@@ -118,7 +138,6 @@ func (r *Replica) effectsLocked() {
 			r.askLocked(e.Ask)
 		case CommitAdvanced:
 			r.opts.Log.Publish(e.Committed)
-			r.wakeLocked()
 			r.pokeLocked()
 		case Depose:
 			r.deposeLocked()
@@ -130,8 +149,10 @@ func (r *Replica) effectsLocked() {
 	now := seen{r.core.Entry().Version, r.core.Epoch(), r.core.Writable() == nil, r.core.Failure() != nil}
 	if now != r.seen {
 		r.seen = now
+		r.prunePeersLocked()
 		r.movedLocked()
 	}
+	r.wakeLocked()
 	r.tickLocked()
 }
 
@@ -145,8 +166,8 @@ type seen struct {
 
 // movedLocked wakes who watches.
 func (r *Replica) movedLocked() {
-	close(r.moved)
-	r.moved = make(chan struct{})
+	next := make(chan struct{})
+	close(*r.moved.Swap(&next))
 	r.opts.Changed()
 }
 
@@ -165,6 +186,9 @@ func (r *Replica) goLocked(f func()) {
 // enter makes a new epoch durable: first everything appended, then the entry
 // (rules R8, R11). The core leads only after that.
 func (r *Replica) enter(e EnterEpoch) {
+	if r.opts.Log.Doubtful() && !r.makeWay() {
+		return
+	}
 	r.logMu.Lock()
 	defer r.logMu.Unlock()
 	durable, err := r.opts.Log.Sync()
@@ -183,9 +207,31 @@ func (r *Replica) enter(e EnterEpoch) {
 	r.opts.Logger.Debug("leads volume", "volume", r.opts.Volume, "epoch", e.Epoch, "start", e.Start)
 }
 
+// makeWay keeps a copy that may lack what it acknowledged from leading while
+// another one can: it asks for that one until another copy is named, or the
+// leader says that there is none. It reports false if the replica was closed.
+func (r *Replica) makeWay() bool {
+	for {
+		e := r.Entry()
+		if e.Primary != r.opts.Self.Node || len(e.InSync) < 2 {
+			return true
+		}
+		next, err := r.put(volume.Ask{Kind: volume.AskYield, Volume: e.Volume, Epoch: e.Epoch, From: r.opts.Self})
+		r.Learn(next)
+		switch {
+		case r.ctx.Err() != nil:
+			return false
+		case errors.Is(err, volume.ErrUnsatisfiable):
+			return true
+		case next.Epoch <= e.Epoch:
+			r.pause(askAgain)
+		}
+	}
+}
+
 // failLocked ends this copy: its log cannot be written any more (rule R5).
 func (r *Replica) failLocked(err error) {
-	if r.core.Failure() != nil {
+	if r.core.failed != nil {
 		return
 	}
 	r.opts.Logger.Error("copy failed and takes no more writes", "volume", r.opts.Volume, "copy", r.opts.Self.Copy, "err", err)
@@ -196,28 +242,26 @@ func (r *Replica) failLocked(err error) {
 // askLocked puts a question to the leader, one of a kind at a time. What comes
 // back is learned. Without an outcome the core asks again, not at once.
 func (r *Replica) askLocked(ask volume.Ask) {
-	if r.asks[ask.Kind] {
+	key := askKey{ask.Kind, ask.Epoch}
+	if r.asks[key] {
 		return
 	}
-	r.asks[ask.Kind] = true
+	r.asks[key] = true
 	r.goLocked(func() {
-		ctx, cancel := context.WithTimeout(r.ctx, 10*time.Second)
-		defer cancel()
-		e, err := r.opts.Ask(ctx, ask)
+		if ask.Kind == volume.AskLead && r.opts.Log.Doubtful() {
+			r.makeWay()
+		}
+		e, err := r.put(ask)
 		if err != nil && r.ctx.Err() == nil {
 			r.opts.Logger.Debug("no answer from the leader", "volume", ask.Volume, "ask", ask.Kind, "epoch", ask.Epoch, "err", err)
 		}
-		r.mu.Lock()
-		if !r.closed {
-			r.core.Learn(e)
-		}
-		if moved := r.core.Entry().Epoch > ask.Epoch; !moved && !r.closed {
-			r.mu.Unlock()
+		r.Learn(e)
+		if r.Entry().Epoch <= ask.Epoch {
 			r.pause(askAgain)
-			r.mu.Lock()
 		}
+		r.mu.Lock()
 		defer r.mu.Unlock()
-		delete(r.asks, ask.Kind)
+		delete(r.asks, key)
 		if !r.closed {
 			r.core.Retry()
 			r.effectsLocked()
@@ -225,10 +269,19 @@ func (r *Replica) askLocked(ask volume.Ask) {
 	})
 }
 
+// put puts a question to the leader, with a limit.
+func (r *Replica) put(ask volume.Ask) (volume.Entry, error) {
+	ctx, cancel := context.WithTimeout(r.ctx, 10*time.Second)
+	defer cancel()
+	return r.opts.Ask(ctx, ask)
+}
+
 // pause waits, unless the replica is closed first.
 func (r *Replica) pause(d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
 	select {
-	case <-time.After(d):
+	case <-t.C:
 	case <-r.ctx.Done():
 	}
 }
@@ -236,28 +289,20 @@ func (r *Replica) pause(d time.Duration) {
 // deposeLocked ends everything that only a primary may do.
 func (r *Replica) deposeLocked() {
 	for _, o := range r.waiters {
-		o.finish(result{err: fmt.Errorf("%w: volume %d: another copy leads now", volume.ErrOutcomeUnknown, r.opts.Volume)})
+		o.finish(result{err: r.lostLocked()})
 	}
 	r.waiters = nil
 	for _, c := range r.confirms {
 		c.finish(r.notPrimaryLocked())
 	}
-	r.confirms = nil
-	r.pokeLocked() // links close themselves when they see that nothing is to be sent
-}
-
-func (r *Replica) notPrimaryLocked() error {
-	e := r.core.Entry()
-	if e.Primary == r.opts.Self.Node {
-		return fmt.Errorf("%w: volume %d: this copy does not lead yet", volume.ErrUnavailable, r.opts.Volume)
-	}
-	return &volume.NotPrimaryError{Volume: r.opts.Volume, Primary: e.Primary}
+	r.confirms, r.barrier = nil, 0
+	r.prunePeersLocked()
 }
 
 // tickLocked keeps a watchdog while something waits, and only then: an idle
 // volume costs nothing.
 func (r *Replica) tickLocked() {
-	if r.ticking || r.closed || (len(r.waiters) == 0 && len(r.confirms) == 0) {
+	if r.ticking || r.closed || len(r.peers) == 0 || (len(r.waiters) == 0 && len(r.confirms) == 0) {
 		return
 	}
 	r.ticking = true
@@ -276,7 +321,7 @@ func (r *Replica) watch() {
 			r.mu.Lock()
 			r.suspectLocked(now)
 			r.effectsLocked()
-			if len(r.waiters) == 0 && len(r.confirms) == 0 {
+			if len(r.peers) == 0 || (len(r.waiters) == 0 && len(r.confirms) == 0) {
 				r.ticking = false
 				r.mu.Unlock()
 				return
@@ -293,8 +338,14 @@ func (r *Replica) suspectLocked(now time.Time) {
 	if len(r.waiters) > 0 {
 		since = r.waiters[0].appended
 	}
-	if len(r.confirms) > 0 && (since.IsZero() || r.confirms[0].since.Before(since)) {
-		since = r.confirms[0].since
+	if len(r.confirms) > 0 {
+		first := r.confirms[0].since
+		if r.barrier != 0 && r.barrierSince.Before(first) { // readers that gave up do not start the clock anew
+			first = r.barrierSince
+		}
+		if since.IsZero() || first.Before(since) {
+			since = first
+		}
 	}
 	if since.IsZero() || !r.core.Leading() {
 		return
@@ -308,48 +359,57 @@ func (r *Replica) suspectLocked(now time.Time) {
 
 // Yield gives leadership up for a planned stop: it takes no new writes, lets
 // those under way finish, and asks the leader for another primary. It returns
-// when this copy does not lead any more, or has no other to hand over to, or ctx
-// ends.
+// when this copy is not the primary any more, or has no other to hand over to, or
+// ctx ends. Writes are taken again after that if this copy leads.
 func (r *Replica) Yield(ctx context.Context) error {
-	r.mu.Lock()
-	r.yielding = true
-	r.movedLocked()
-	r.mu.Unlock()
+	r.setYielding(true)
+	defer r.setYielding(false)
 	for {
 		r.mu.Lock()
-		e, leading, busy, moved := r.core.Entry(), r.core.Leading(), len(r.waiters) > 0, r.moved
+		e, busy, moved, closed := r.core.Entry(), len(r.waiters) > 0, *r.moved.Load(), r.closed
 		r.mu.Unlock()
-		if !leading || len(e.InSync) < 2 {
+		if closed {
+			return volume.ErrClosed
+		}
+		if e.Primary != r.opts.Self.Node || len(e.InSync) < 2 {
 			return nil
 		}
+		wait := watchdogTick // the writer says nothing when it is done
 		if !busy && !r.queued() {
 			next, err := r.opts.Ask(ctx, volume.Ask{Kind: volume.AskYield, Volume: e.Volume, Epoch: e.Epoch, From: r.opts.Self})
 			r.Learn(next)
-			if next.Epoch > e.Epoch {
+			if errors.Is(err, volume.ErrUnsatisfiable) {
+				return nil // no other copy is there to lead: this one takes writes to the end
+			}
+			wait, moved = askAgain, *r.moved.Load()
+			if r.Entry().Epoch > e.Epoch {
 				continue
 			}
-			if errors.Is(err, volume.ErrUnsatisfiable) { // no other copy is there to lead: this one takes writes to the end
-				r.mu.Lock()
-				r.yielding = false
-				r.movedLocked()
-				r.mu.Unlock()
-				return nil
-			}
 		}
+		timer := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():
+			timer.Stop()
 			return fmt.Errorf("yield volume %d: %w", e.Volume, context.Cause(ctx))
 		case <-r.ctx.Done():
-			return volume.ErrClosed
 		case <-moved:
-		case <-time.After(watchdogTick): // the writer says nothing when it is done
+		case <-timer.C:
 		}
+		timer.Stop()
 	}
 }
 
-// Close ends all goroutines and links. Writes that wait are answered
+func (r *Replica) setYielding(yes bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.yielding = yes
+	r.movedLocked()
+}
+
+// Close ends all goroutines and links, Serve too. Writes that wait are answered
 // volume.ErrOutcomeUnknown. The log stays open. Close twice is fine.
 func (r *Replica) Close() error {
+	r.closeQueue()
 	r.mu.Lock()
 	r.closed = true
 	r.deposeLocked()
@@ -361,7 +421,6 @@ func (r *Replica) Close() error {
 	}
 	r.mu.Unlock()
 	r.cancel()
-	r.failQueue(volume.ErrClosed)
 	r.work.Wait()
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"sync/atomic"
 	"time"
 
@@ -16,14 +17,23 @@ import (
 // op is one write on its way. It is queued, decided and appended by the writer,
 // and finished when every counted copy has what it rests on.
 type op struct {
-	n          *needle.Needle
+	key        volume.Key
+	length     int64 // of the record that it may append
 	del        bool
 	createOnly bool
-	abandoned  atomic.Bool // the caller is gone; not to be appended any more
-	need       int64       // the committed length that the result rests on
-	appended   time.Time
-	res        result
 	done       chan result // one result, buffered
+
+	// taken is set by whoever is first, the writer or a caller that gives up.
+	// Only that one may touch n, and it drops n when it is done with it: an op
+	// may stay for as long as a disk hangs, and must not keep its data alive.
+	taken atomic.Bool
+	n     *needle.Needle
+
+	record   int   // bytes appended for it; 0 for none
+	refused  bool  // res is an error that rests on nothing
+	need     int64 // the committed length that the result rests on
+	appended time.Time
+	res      result
 }
 
 type result struct {
@@ -33,6 +43,10 @@ type result struct {
 	notYet bool // nothing was done, and this copy is about to take writes
 }
 
+func newOp(n *needle.Needle) *op {
+	return &op{n: n, key: n.Key, length: n.RecordLength(), done: make(chan result, 1)}
+}
+
 func (o *op) finish(res result) {
 	select {
 	case o.done <- res:
@@ -40,15 +54,7 @@ func (o *op) finish(res result) {
 	}
 }
 
-// confirm is something that may be told only once it is sure that this copy
-// still leads (a 204, a 404, a wrong cookie, a read's miss), and that what it
-// rests on is committed (rule R12).
-type confirm struct {
-	seq    uint64
-	need   int64
-	since  time.Time
-	finish func(err error)
-}
+func (o *op) refuse(err error) { o.res, o.refused = result{err: err}, true }
 
 // Put stores n under n.Key and n.Cookie. n must not change before Put returned,
 // and its Data is copied. The answer comes when every in-sync copy has it
@@ -57,14 +63,25 @@ type confirm struct {
 // volume.ErrCookie. *volume.NotPrimaryError and volume.ErrUnavailable mean that
 // nothing was done; volume.ErrOutcomeUnknown that it may have been.
 func (r *Replica) Put(ctx context.Context, n *needle.Needle, createOnly bool) (volume.PutResult, error) {
-	res := r.hold(ctx, func() *op { return &op{n: n, createOnly: createOnly} })
+	if size := n.BodySize(needle.V3); size > math.MaxInt32 {
+		return volume.PutResult{}, fmt.Errorf("%w: a record of %d bytes", volume.ErrTooLarge, size)
+	}
+	res := r.hold(ctx, func() *op {
+		o := newOp(n)
+		o.createOnly = createOnly
+		return o
+	})
 	return res.put, res.err
 }
 
 // Delete deletes key and answers the size of the record's body. Errors are as
 // for Put, and volume.ErrNotFound.
 func (r *Replica) Delete(ctx context.Context, key volume.Key, cookie volume.Cookie) (size int64, err error) {
-	res := r.hold(ctx, func() *op { return &op{n: &needle.Needle{Key: key, Cookie: cookie, Tombstone: true}, del: true} })
+	res := r.hold(ctx, func() *op {
+		o := newOp(&needle.Needle{Key: key, Cookie: cookie, Tombstone: true})
+		o.del = true
+		return o
+	})
 	return res.size, res.err
 }
 
@@ -77,9 +94,7 @@ const holdNew = time.Second
 func (r *Replica) hold(ctx context.Context, next func() *op) result {
 	var limit <-chan time.Time
 	for {
-		r.mu.Lock()
-		moved := r.moved
-		r.mu.Unlock()
+		moved := *r.moved.Load()
 		res := r.submit(ctx, next())
 		if !res.notYet {
 			return res
@@ -101,26 +116,15 @@ func (r *Replica) submit(ctx context.Context, o *op) result {
 	if err := ctx.Err(); err != nil {
 		return result{err: fmt.Errorf("%w: volume %d: %w", volume.ErrUnavailable, r.opts.Volume, err)}
 	}
-	o.done = make(chan result, 1)
-	r.queueMu.Lock()
-	r.queue = append(r.queue, o)
-	start := !r.writing
-	r.writing = true
-	r.queueMu.Unlock()
-	if start {
-		r.mu.Lock()
-		closed := r.closed
-		r.goLocked(r.write)
-		r.mu.Unlock()
-		if closed {
-			r.failQueue(volume.ErrClosed)
-		}
+	if !r.enqueue(o) {
+		return result{err: volume.ErrClosed}
 	}
 	select {
 	case res := <-o.done:
 		return res
 	case <-ctx.Done():
-		if o.abandoned.CompareAndSwap(false, true) {
+		if o.taken.CompareAndSwap(false, true) {
+			o.n = nil
 			return result{err: fmt.Errorf("%w: volume %d: %w", volume.ErrUnavailable, r.opts.Volume, context.Cause(ctx))}
 		}
 	}
@@ -136,6 +140,31 @@ func (r *Replica) submit(ctx context.Context, o *op) result {
 	}
 }
 
+// enqueue hands o to the writer, and makes one if there is none. Where appends
+// do not wait for the disk the caller is it for one batch: starting a goroutine
+// takes longer. It reports false after Close.
+func (r *Replica) enqueue(o *op) bool {
+	r.queueMu.Lock()
+	if r.queueClosed {
+		r.queueMu.Unlock()
+		return false
+	}
+	r.queue = append(r.queue, o)
+	start := !r.writing
+	if start {
+		r.writing = true
+		r.work.Add(1)
+	}
+	r.queueMu.Unlock()
+	switch {
+	case start && r.quick.Load():
+		r.write(1)
+	case start:
+		go r.write(math.MaxInt)
+	}
+	return true
+}
+
 // queued reports whether writes wait for the writer.
 func (r *Replica) queued() bool {
 	r.queueMu.Lock()
@@ -143,25 +172,33 @@ func (r *Replica) queued() bool {
 	return r.writing
 }
 
-func (r *Replica) failQueue(err error) {
+// closeQueue refuses what is queued, and everything to come.
+func (r *Replica) closeQueue() {
 	r.queueMu.Lock()
 	queue := r.queue
-	r.queue = nil
+	r.queue, r.queueClosed = nil, true
 	r.queueMu.Unlock()
 	for _, o := range queue {
-		o.finish(result{err: err})
+		o.finish(result{err: volume.ErrClosed})
 	}
 }
 
 // write is the writer: it takes all that is queued, appends it with one write,
-// syncs once, and ends when the queue is empty.
-func (r *Replica) write() {
-	for {
+// syncs once, and ends when the queue is empty; after so many times it leaves
+// the rest to a goroutine.
+func (r *Replica) write(times int) {
+	for ; ; times-- {
 		r.queueMu.Lock()
 		batch := r.queue
 		if len(batch) == 0 {
 			r.writing = false
 			r.queueMu.Unlock()
+			r.work.Done()
+			return
+		}
+		if times == 0 {
+			r.queueMu.Unlock()
+			go r.write(math.MaxInt)
 			return
 		}
 		r.queue = nil
@@ -178,28 +215,35 @@ func (r *Replica) writeSome(batch []*op) (rest []*op) {
 	r.logMu.Lock()
 	defer r.logMu.Unlock()
 	r.mu.Lock()
-	if err := r.writableLocked(); err != nil {
-		notYet := errors.Is(err, volume.ErrUnavailable) && !r.yielding
-		r.mu.Unlock()
+	err := r.writableLocked()
+	notYet := errors.Is(err, volume.ErrUnavailable) && !r.yielding
+	r.mu.Unlock()
+	if err != nil {
 		for _, o := range batch {
 			o.finish(result{err: err, notYet: notYet})
 		}
 		return nil
 	}
-	r.mu.Unlock()
+	l := r.opts.Log
+	pooled, buf := needle.Get(int(bufferFor(batch)))
+	buf, took := r.encode(batch, buf[:0])
+	ops := batch[:took]
+	if len(buf) > 0 {
+		if err := l.Append(buf); err != nil {
+			r.appendEach(ops, buf, err)
+		}
+	}
+	pooled.Release()
+	end, durable := l.End(), l.Durable()
+	r.quick.Store(durable >= end)
+	if r.register(ops, end, durable) && durable < end {
+		r.sync()
+	}
+	return batch[took:]
+}
 
-	buf, took := r.encode(batch)
-	if len(buf) == 0 {
-		r.register(batch[:took])
-		return batch[took:]
-	}
-	if err := r.opts.Log.Append(buf); err != nil {
-		r.appendFailed(batch[:took], err)
-		return batch[took:]
-	}
-	if !r.register(batch[:took]) {
-		return batch[took:]
-	}
+// sync makes what was appended durable.
+func (r *Replica) sync() {
 	slow := time.AfterFunc(r.opts.SlowSync, r.slowSync)
 	durable, err := r.opts.Log.Sync()
 	slow.Stop()
@@ -207,11 +251,10 @@ func (r *Replica) writeSome(batch []*op) (rest []*op) {
 	defer r.mu.Unlock()
 	if err != nil {
 		r.failLocked(fmt.Errorf("fsync: %w", err))
-		return batch[took:]
+		return
 	}
 	r.core.Synced(durable)
 	r.effectsLocked()
-	return batch[took:]
 }
 
 func (r *Replica) writableLocked() error {
@@ -227,48 +270,60 @@ func (r *Replica) writableLocked() error {
 	return nil
 }
 
-// encode decides the ops at the front of batch and encodes those that append.
-// It stops before a key that it has already seen, since the log knows a record
-// only once it was appended, and before the buffer gets too large.
-func (r *Replica) encode(batch []*op) (buf []byte, took int) {
-	r.encodeMu.Lock()
-	defer r.encodeMu.Unlock()
-	size, now := int64(0), r.opts.Now()
-	var keys map[volume.Key]bool
-	if len(batch) > 1 {
-		keys = make(map[volume.Key]bool, min(len(batch), maxBatchOps))
-	}
+// bufferFor is the room that encode may need for the front of batch.
+func bufferFor(batch []*op) int64 {
+	size := int64(0)
 	for _, o := range batch {
-		size += o.n.RecordLength()
-	}
-	buf = make([]byte, 0, max(min(size, maxBatch), batch[0].n.RecordLength()))
-	start := r.opts.Log.End()
-	for took < len(batch) && took < maxBatchOps && (len(buf) == 0 || int64(len(buf))+batch[took].n.RecordLength() <= maxBatch) {
-		o := batch[took]
-		if keys[o.n.Key] {
+		if size += o.length; size >= maxBatch {
 			break
 		}
-		if keys != nil {
-			keys[o.n.Key] = true
+	}
+	return max(min(size, maxBatch), batch[0].length)
+}
+
+// encode decides the ops at the front of batch and encodes those that append
+// into buf. It stops before a key that it has already seen, since the log knows
+// a record only once it was appended, and before buf gets too large.
+func (r *Replica) encode(batch []*op, buf []byte) (_ []byte, took int) {
+	r.encodeMu.Lock()
+	defer r.encodeMu.Unlock()
+	now, start := r.opts.Now(), r.opts.Log.End()
+	clear(r.keys)
+	for took < len(batch) && took < maxBatchOps && (len(buf) == 0 || int64(len(buf))+batch[took].length <= maxBatch) {
+		o := batch[took]
+		if len(batch) > 1 {
+			if _, ok := r.keys[o.key]; ok {
+				break
+			}
+			r.keys[o.key] = struct{}{}
 		}
 		took++
-		if !o.abandoned.CompareAndSwap(false, true) { // from here on the caller waits for the outcome
+		if !o.taken.CompareAndSwap(false, true) {
+			o.refuse(volume.ErrUnavailable) // the caller is gone and has said so itself
 			continue
 		}
-		if !r.decide(o, now) {
-			continue
+		if buf = r.encodeOne(o, buf, now); o.record > 0 {
+			o.need = start + int64(len(buf))
 		}
-		o.n.AppendedAt = r.opts.Log.NextAppendTime(now)
-		next, err := needle.Append(buf, o.n)
-		if err != nil {
-			o.res.err = err
-			continue
-		}
-		buf = next
-		o.need = start + int64(len(buf))
-		o.res.put = volume.PutResult{Checksum: o.n.Checksum, Size: int64(len(o.n.Data))}
+		o.n = nil
 	}
 	return buf, took
+}
+
+// encodeOne decides o and appends its record to buf if it has one.
+func (r *Replica) encodeOne(o *op, buf []byte, now time.Time) []byte {
+	if !r.decide(o, now) {
+		return buf
+	}
+	o.n.AppendedAt = r.opts.Log.NextAppendTime(now)
+	next, err := needle.Append(buf, o.n)
+	if err != nil {
+		o.refuse(err)
+		return buf
+	}
+	o.record = len(next) - len(buf)
+	o.res.put = volume.PutResult{Checksum: o.n.Checksum, Size: int64(len(o.n.Data))}
+	return next
 }
 
 // decide looks at what is stored under the key of o, pending records included,
@@ -351,54 +406,75 @@ func (r *Replica) decideDelete(o *op, row store.Row, now time.Time) (appends boo
 	return true
 }
 
+// appendEach appends the records of ops one by one after there was no room for
+// all of them: a deletion fits into a volume that is full, and a small file onto
+// a disk where a large one does not. After any other failure all are refused.
+func (r *Replica) appendEach(ops []*op, buf []byte, err error) {
+	single := errors.Is(err, volume.ErrNoSpace) && r.opts.Log.Failed() == nil
+	for _, o := range ops {
+		if o.record == 0 {
+			continue
+		}
+		record := buf[:o.record]
+		buf = buf[o.record:]
+		if single {
+			err = r.opts.Log.Append(record)
+		}
+		if !single || err != nil {
+			o.refuse(fmt.Errorf("append: %w", err))
+			continue
+		}
+		o.need = r.opts.Log.End()
+	}
+}
+
 // register tells the core what was appended and lets the decided ops wait for
-// it. It reports false if this copy no longer leads.
-func (r *Replica) register(ops []*op) bool {
+// what they rest on. It reports false if this copy has lost the lead.
+func (r *Replica) register(ops []*op, end, durable int64) bool {
 	now := time.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.core.Appended(r.opts.Log.End())
-	if !r.core.Leading() || r.closed {
-		for _, o := range ops {
-			o.finish(result{err: fmt.Errorf("%w: volume %d: another copy leads now", volume.ErrOutcomeUnknown, r.opts.Volume)})
-		}
-		r.effectsLocked()
-		return false
-	}
-	for _, o := range ops {
-		o.appended = now
-		if o.res.err == nil && !o.res.put.Unchanged {
-			r.waiters = append(r.waiters, o)
-			continue
-		}
-		if errors.Is(o.res.err, volume.ErrTooLarge) {
-			o.finish(o.res)
-			continue
-		}
-		r.confirmLocked(o.need, now, func(err error) {
-			if err != nil {
-				o.res = result{err: err}
-			}
-			o.finish(o.res)
-		})
-	}
-	r.effectsLocked()
-	r.wakeLocked()
-	r.pokeLocked()
-	return true
-}
-
-// appendFailed answers ops whose append failed. A full disk or volume refuses
-// and goes on; anything else ends the copy (rule R5).
-func (r *Replica) appendFailed(ops []*op, err error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.opts.Log.Failed() != nil {
+	if err := r.opts.Log.Failed(); err != nil {
 		r.failLocked(err)
 	}
+	r.core.Appended(end)
+	// A new epoch that this copy is to lead in, too, and has not entered yet, is
+	// no reason to give up: what was appended is in its log.
+	holds := r.core.holds && !r.closed
 	for _, o := range ops {
-		o.finish(result{err: fmt.Errorf("append: %w", err)})
+		switch {
+		case o.refused:
+			o.finish(o.res)
+		case o.record == 0:
+			r.confirmLocked(o.need, now, func(err error) {
+				if err != nil {
+					o.res = result{err: err}
+				}
+				o.finish(o.res)
+			})
+		case holds:
+			o.appended = now
+			r.waiters = append(r.waiters, o)
+		default:
+			o.finish(result{err: r.lostLocked()})
+		}
 	}
+	r.core.Synced(durable)
+	r.effectsLocked()
+	r.pokeLocked()
+	return holds
+}
+
+// lostLocked is what becomes of a write that was appended and not acknowledged
+// when this copy stops leading.
+func (r *Replica) lostLocked() error {
+	why := "another copy leads now"
+	if r.closed {
+		why = "this copy was closed"
+	} else if r.core.failed != nil {
+		why = "this copy failed"
+	}
+	return fmt.Errorf("%w: volume %d: %s", volume.ErrOutcomeUnknown, r.opts.Volume, why)
 }
 
 // slowSync hands leadership to a copy on a healthier disk.
@@ -414,46 +490,23 @@ func (r *Replica) slowSync() {
 	r.effectsLocked()
 }
 
-// confirmLocked calls finish once this copy is known to lead still and need is
-// committed; or with an error when it stopped leading.
-func (r *Replica) confirmLocked(need int64, now time.Time, finish func(error)) {
-	if err := r.core.Writable(); err != nil && !r.core.Leading() {
-		finish(r.notPrimaryLocked())
-		return
-	}
-	c := confirm{seq: r.core.Barrier(), need: need, since: now, finish: finish}
-	if r.core.Confirmed(c.seq) && r.core.Committed() >= need {
-		finish(nil)
-		return
-	}
-	r.confirms = append(r.confirms, c)
-	r.pokeLocked()
-	r.tickLocked()
-}
-
 // wakeLocked answers what is committed and confirmed by now.
 func (r *Replica) wakeLocked() {
+	if len(r.confirms) > 0 {
+		r.wakeConfirmsLocked()
+	}
+	if len(r.waiters) == 0 {
+		return
+	}
 	committed, i := r.core.Committed(), 0
 	for i < len(r.waiters) && r.waiters[i].need <= committed {
 		r.waiters[i].finish(r.waiters[i].res)
-		r.waiters[i] = nil
 		i++
 	}
-	r.waiters = r.waiters[i:]
-	if len(r.waiters) == 0 {
-		r.waiters = nil
-		if r.yielding {
-			r.movedLocked()
-		}
+	left := copy(r.waiters, r.waiters[i:])
+	clear(r.waiters[left:])
+	r.waiters = r.waiters[:left]
+	if left == 0 && r.yielding {
+		r.movedLocked()
 	}
-	kept := r.confirms[:0]
-	for _, c := range r.confirms {
-		if r.core.Confirmed(c.seq) && committed >= c.need {
-			c.finish(nil)
-			continue
-		}
-		kept = append(kept, c)
-	}
-	clear(r.confirms[len(kept):])
-	r.confirms = kept
 }
