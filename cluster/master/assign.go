@@ -5,12 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"slices"
 	"time"
 
-	"weedd/cluster"
-	"weedd/cluster/catalog"
 	"weedd/cluster/placement"
 	"weedd/volume"
 )
@@ -32,99 +28,62 @@ type Assignment struct {
 	Node  volume.Node
 }
 
-// choices is what catalog and gossip said at one moment, made ready for picking.
-type choices struct {
-	cat            *catalog.Catalog
-	catChanged     <-chan struct{}
-	nodes          map[volume.NodeID]cluster.Node
-	membersChanged <-chan struct{}
-	open           map[volume.Spec][]*volume.Entry // writable now: all in-sync copies alive, and enough of them
-}
-
-// choices returns the newest choices, making them anew when something changed.
-func (m *Master) choices() *choices {
-	c := m.choice.Load()
-	if c != nil && !closed(c.catChanged) && !closed(c.membersChanged) {
-		return c
-	}
-	c = &choices{nodes: map[volume.NodeID]cluster.Node{}, open: map[volume.Spec][]*volume.Entry{}}
-	c.cat, c.catChanged = m.opt.Log.Catalog()
-	members, changed := m.opt.Gossip.Watch()
-	c.membersChanged = changed
-	for _, n := range members {
-		if n.Roles&cluster.RoleVolume != 0 {
-			c.nodes[n.ID] = n
-		}
-	}
-	for _, e := range c.cat.Volumes() {
-		if e.State == volume.StateOpen && c.writable(e) == nil {
-			c.open[e.Spec] = append(c.open[e.Spec], e)
-		}
-	}
-	for _, es := range c.open {
-		slices.SortStableFunc(es, func(a, b *volume.Entry) int { return cmp.Compare(a.Primary, b.Primary) })
-	}
-	m.choice.Store(c)
-	return c
-}
-
-func closed(c <-chan struct{}) bool {
-	select {
-	case <-c:
-		return true
-	default:
-		return false
-	}
-}
-
-// writable is nil when all in-sync copies of e are alive, and enough of them.
-func (c *choices) writable(e *volume.Entry) error {
-	if least := e.Spec.Placement.MinCopies(); len(e.InSync) < least {
-		return fmt.Errorf("volume %d has %d copies in sync and needs %d", e.Volume, len(e.InSync), least)
-	}
-	for _, h := range e.InSync {
-		switch n, ok := c.nodes[h.Node]; {
-		case !ok || !n.Alive:
-			return fmt.Errorf("volume %d: node %s is away", e.Volume, h.Node)
-		case !n.Ready:
-			return fmt.Errorf("volume %d: node %s (%s) is not ready; its /readyz says why", e.Volume, h.Node, n.VolumeHTTP)
-		}
-	}
-	return nil
-}
-
 // Assign gives out ids on a volume that can be written now. While there is none
 // it has one made, and waits for at most Options.Hold. Errors are those of
-// growth (volume.ErrUnsatisfiable, ErrNoSpace), ErrBadRequest and
+// growth (volume.ErrUnsatisfiable, ErrNoSpace), ErrBadRequest, ErrClosed and
 // ErrUnavailable.
 func (m *Master) Assign(ctx context.Context, req Request) (Assignment, error) {
+	if a, ok := m.assignNow(req); ok { // no deadline, and no timer for it, where nothing waits
+		return a, nil
+	}
 	ctx, cancel := m.deadline(ctx)
 	defer cancel()
 	return m.assign(ctx, req, nil)
 }
 
+// assignNow is Assign for the usual case: a volume and a key are at hand.
+func (m *Master) assignNow(req Request) (Assignment, bool) {
+	if req.Node != "" || req.Count > maxCount {
+		return Assignment{}, false
+	}
+	c := m.choices()
+	e := c.pick(req, m.shunned(), nil)
+	if e == nil {
+		return Assignment{}, false
+	}
+	key, ok := m.keys.tryTake(max(req.Count, 1))
+	if !ok {
+		return Assignment{}, false
+	}
+	return c.assignment(e, key, req), true
+}
+
+func (c *choices) assignment(e *volume.Entry, key volume.Key, req Request) Assignment {
+	return Assignment{
+		ID:    volume.FileID{Volume: e.Volume, Key: key, Cookie: newCookie()},
+		Count: max(req.Count, 1),
+		Node:  c.nodes[e.Primary].Volume(),
+	}
+}
+
 // assign is Assign without its own deadline; it passes over volumes in tried
 // while there are others.
 func (m *Master) assign(ctx context.Context, req Request, tried map[volume.ID]bool) (Assignment, error) {
-	if req.Count == 0 {
-		req.Count = 1
-	}
 	if req.Count > maxCount {
 		return Assignment{}, fmt.Errorf("%w: count %d; at most %d ids at once", volume.ErrBadRequest, req.Count, maxCount)
 	}
 	if err := m.resolve(&req.Node); err != nil {
 		return Assignment{}, err
 	}
-	e, node, err := m.choose(ctx, req, tried)
+	c, e, err := m.choose(ctx, req, tried)
 	if err != nil {
 		return Assignment{}, err
 	}
-	key, err := m.keys.take(ctx, req.Count)
+	key, err := m.keys.take(ctx, max(req.Count, 1))
 	if err != nil {
 		return Assignment{}, err
 	}
-	id := volume.FileID{Volume: e.Volume, Key: key, Cookie: newCookie()}
-	return Assignment{ID: id, Count: req.Count, Node: node}, nil
+	return c.assignment(e, key, req), nil
 }
 
 // resolve turns the address of a volume server, which is how clients name it,
@@ -142,66 +101,51 @@ func (m *Master) resolve(node *volume.NodeID) error {
 	return fmt.Errorf("%w: no volume server %s is in sight", volume.ErrUnsatisfiable, *node)
 }
 
+// retryPause is the time between two tries of what failed, or brought nothing
+// to choose, and may go better by itself.
+const retryPause = 100 * time.Millisecond
+
 // choose finds a volume to write to, waiting for one while ctx lets it.
-func (m *Master) choose(ctx context.Context, req Request, tried map[volume.ID]bool) (*volume.Entry, volume.Node, error) {
+func (m *Master) choose(ctx context.Context, req Request, tried map[volume.ID]bool) (*choices, *volume.Entry, error) {
 	var why error
-	for {
+	for ctx.Err() == nil {
 		c := m.choices()
 		if e := c.pick(req, m.shunned(), tried); e != nil {
-			return e, c.nodes[e.Primary].Volume(), nil
+			return c, e, nil
 		}
 		run := m.grow(req)
 		select {
+		case <-run.done:
+			// What failed for ever is answered, unless there are volumes that are only
+			// not writable now: their node restarts, or another will lead. A growth
+			// that went well changes the catalog, here perhaps a moment later.
+			if why = run.err; why != nil && final(why) && !c.mayHeal(req) {
+				return nil, nil, why
+			}
+			c.wait(ctx, retryPause)
 		case <-c.catChanged:
 		case <-c.membersChanged:
-		case <-run.done:
-			if why = run.err; why != nil && final(why) {
-				return nil, volume.Node{}, why
-			}
-			c.wait(ctx, growAgain)
 		case <-ctx.Done():
 		}
-		if ctx.Err() != nil {
-			return nil, volume.Node{}, fmt.Errorf("%w: no writable volume (collection %q, replication %s, ttl %q): %w",
-				volume.ErrUnavailable, req.Spec.Collection, req.Spec.Placement, req.Spec.TTL, firstOf(why, c.whyNot(req.Spec), context.Cause(ctx)))
-		}
 	}
+	return nil, nil, gaveUp(ctx, cmp.Or(why, m.choices().whyNot(req.Spec)), "no writable volume (collection %q, replication %s, ttl %q)",
+		req.Spec.Collection, req.Spec.Placement, req.Spec.TTL)
 }
 
-// growAgain is how long growth that brought nothing to choose is not asked for
-// again, unless something changes.
-const growAgain = 100 * time.Millisecond
-
-// wait waits until something changed, ctx ends or d is over.
-func (c *choices) wait(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-c.catChanged:
-	case <-c.membersChanged:
-	case <-ctx.Done():
-	case <-t.C:
+// gaveUp is the error of a request whose ctx has ended before it got what it
+// waited for. why is what stood in its way last, nil when unknown; a wait cures
+// it, so it gives the text only.
+func gaveUp(ctx context.Context, why error, format string, args ...any) error {
+	what, cause := fmt.Sprintf(format, args...), context.Cause(ctx)
+	switch {
+	case errors.Is(cause, volume.ErrClosed):
+		return fmt.Errorf("%s: %w", what, cause)
+	case errors.Is(cause, context.Canceled):
+		return fmt.Errorf("%s: the client hung up: %w", what, cause)
+	case why != nil:
+		return fmt.Errorf("%w: %s: %v (%v)", volume.ErrUnavailable, what, why, cause)
 	}
-}
-
-// whyNot says why volumes of this kind that are open cannot be written; nil when
-// there are none.
-func (c *choices) whyNot(spec volume.Spec) error {
-	var why error
-	n := 0
-	for _, e := range c.cat.Volumes() {
-		if e.Spec != spec || e.State != volume.StateOpen {
-			continue
-		}
-		if err := c.writable(e); err != nil {
-			n++
-			why = cmp.Or(why, err)
-		}
-	}
-	if n == 0 {
-		return nil
-	}
-	return fmt.Errorf("%d open volumes of this kind cannot be written now; %w", n, why)
+	return fmt.Errorf("%w: %s: %v", volume.ErrUnavailable, what, cause)
 }
 
 func pause(ctx context.Context, d time.Duration) {
@@ -211,69 +155,6 @@ func pause(ctx context.Context, d time.Duration) {
 	case <-ctx.Done():
 	case <-t.C:
 	}
-}
-
-// pick chooses a writable volume: a primary at random, and of its volumes the
-// first that will do, so that uploads at one time share few files and with them
-// each fsync. Volumes with all their copies come first, those tried or led by a
-// shunned node last.
-func (c *choices) pick(req Request, shunned map[volume.NodeID]bool, tried map[volume.ID]bool) *volume.Entry {
-	var best *volume.Entry
-	bestRank, ties := -1, 0
-	open := c.open[req.Spec] // sorted by primary
-	for i := 0; i < len(open); {
-		first, rank := (*volume.Entry)(nil), -1
-		primary := open[i].Primary
-		for ; i < len(open) && open[i].Primary == primary; i++ {
-			if r := c.rank(open[i], req, shunned, tried); r > rank {
-				first, rank = open[i], r
-			}
-		}
-		switch {
-		case rank > bestRank:
-			best, bestRank, ties = first, rank, 1
-		case rank == bestRank && rank >= 0:
-			if ties++; rand.IntN(ties) == 0 {
-				best = first
-			}
-		}
-	}
-	if bestRank < 2 { // tried already and led by a node that failed: rather wait for something new
-		return nil
-	}
-	return best
-}
-
-// rank says how good a choice e is; -1 is none.
-func (c *choices) rank(e *volume.Entry, req Request, shunned map[volume.NodeID]bool, tried map[volume.ID]bool) (rank int) {
-	if !c.fits(e, req) {
-		return -1
-	}
-	if !tried[e.Volume] {
-		rank += 4
-	}
-	if !shunned[e.Primary] {
-		rank += 2
-	}
-	if len(e.InSync) >= e.Spec.Placement.Copies() {
-		rank++
-	}
-	return rank
-}
-
-// fits reports whether one node with a copy is where the client wants one.
-func (c *choices) fits(e *volume.Entry, req Request) bool {
-	if req.DataCenter == "" && req.Rack == "" && req.Node == "" {
-		return true
-	}
-	for _, h := range e.InSync {
-		n := c.nodes[h.Node]
-		if (req.DataCenter == "" || n.DataCenter == req.DataCenter) && (req.Rack == "" || n.Rack == req.Rack) &&
-			(req.Node == "" || n.ID == req.Node) {
-			return true
-		}
-	}
-	return false
 }
 
 // growth names what is being grown, so that many requests that find no volume
@@ -298,20 +179,18 @@ func (m *Master) grow(req Request) *growRun {
 	}
 	run := &growRun{done: make(chan struct{})}
 	m.growing[key] = run
-	m.work.Add(1)
-	go func() {
-		defer m.work.Done()
-		ctx, cancel := m.deadline(m.ctx)
+	m.start(func(ctx context.Context) {
+		ctx, cancel := m.deadline(ctx)
 		defer cancel()
 		_, err := m.opt.Leader.Grow(ctx, placement.GrowRequest{Spec: req.Spec, DataCenter: req.DataCenter, Rack: req.Rack, Node: req.Node})
+		if err != nil && ctx.Err() == nil {
+			m.opt.Logger.Warn("no volume could be made", "collection", req.Spec.Collection, "replication", req.Spec.Placement, "err", err)
+		}
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		run.err = err
 		delete(m.growing, key)
 		close(run.done)
-		if err != nil && !errors.Is(err, context.Canceled) {
-			m.opt.Logger.Warn("no volume could be made", "collection", req.Spec.Collection, "replication", req.Spec.Placement, "err", err)
-		}
-	}()
+	})
 	return run
 }

@@ -35,44 +35,52 @@ const (
 	maxCount   = 1 << 20 // ids in one assignment
 )
 
+// tryTake is take when it need not wait.
+func (k *keys) tryTake(count uint64) (first volume.Key, ok bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.takeLocked(count)
+}
+
+func (k *keys) takeLocked(count uint64) (first volume.Key, ok bool) {
+	if left(k.now) < count && left(k.next) >= count {
+		k.now, k.next = k.next, catalog.Block{} // the rest of the old block is wasted, not repeated
+	}
+	if left(k.now) < count {
+		return 0, false
+	}
+	first = k.now.From
+	k.now.From += volume.Key(count)
+	if left(k.next) == 0 && left(k.now) < k.size/2 {
+		k.fetchLocked(count)
+	}
+	return first, true
+}
+
 // take returns the first of count keys in a row. It waits for a block while ctx
 // lets it.
 func (k *keys) take(ctx context.Context, count uint64) (volume.Key, error) {
 	for {
 		k.mu.Lock()
-		if left(k.now) < count && left(k.next) >= count {
-			k.now, k.next = k.next, catalog.Block{} // the rest of the old block is wasted, not repeated
-		}
-		if left(k.now) >= count {
-			first := k.now.From
-			k.now.From += volume.Key(count)
-			if left(k.next) == 0 && left(k.now) < k.size/2 {
-				k.fetchLocked(count)
-			}
+		first, ok := k.takeLocked(count)
+		if ok {
 			k.mu.Unlock()
 			return first, nil
 		}
-		wait := k.fetchLocked(count)
-		err := k.err
+		wait, err := k.fetchLocked(count), k.err
 		k.mu.Unlock()
+		if err != nil && final(err) {
+			return 0, fmt.Errorf("no file ids: %w", err)
+		}
 		select {
 		case <-wait:
 		case <-ctx.Done():
-			return 0, fmt.Errorf("%w: no file ids: %w", volume.ErrUnavailable, firstOf(err, context.Cause(ctx)))
+			return 0, gaveUp(ctx, err, "no file ids")
 		}
 	}
 }
 
 func left(b catalog.Block) uint64 { return uint64(b.To - b.From) }
-
-func firstOf(errs ...error) error {
-	for _, err := range errs {
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
 
 // fetchLocked starts a fetch unless one is under way, and returns a channel that
 // is closed when it has ended.
@@ -83,7 +91,7 @@ func (k *keys) fetchLocked(count uint64) <-chan struct{} {
 	switch {
 	case k.size == 0:
 		k.size = firstBlock
-	case time.Since(k.took) < blockLasts && k.size < maxBlock:
+	case k.err == nil && time.Since(k.took) < blockLasts && k.size < maxBlock:
 		k.size *= 2
 	}
 	want, done := max(k.size, count), make(chan struct{})
@@ -92,6 +100,12 @@ func (k *keys) fetchLocked(count uint64) <-chan struct{} {
 		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 		defer cancel()
 		b, err := k.fetch(ctx, want)
+		if err == nil && left(b) < count {
+			err = fmt.Errorf("%w: asked for %d keys, given %d", volume.ErrBadRequest, want, left(b))
+		}
+		if err != nil {
+			pause(ctx, retryPause) // those who wait try again when this has ended
+		}
 		k.mu.Lock()
 		defer k.mu.Unlock()
 		if k.err = err; err == nil {

@@ -77,13 +77,18 @@ type Master struct {
 	keys   keys
 	choice atomic.Pointer[choices] // what the catalog and gossip last said
 
+	choosing sync.Mutex // held while choice is made anew
+
 	mu      sync.Mutex
 	growing map[growth]*growRun
 	avoid   map[volume.NodeID]time.Time // primaries that failed us, until when
 
-	work   sync.WaitGroup
-	ctx    context.Context
-	cancel context.CancelFunc
+	ctx    context.Context // of what runs in the background
+	cancel context.CancelCauseFunc
+
+	life   sync.Mutex
+	closed bool
+	work   sync.WaitGroup // grows only while life is held and closed is false
 }
 
 // New makes a Master.
@@ -95,7 +100,7 @@ func New(opt Options) *Master {
 		opt.Attempt = 2500 * time.Millisecond
 	}
 	m := &Master{opt: opt, growing: map[growth]*growRun{}, avoid: map[volume.NodeID]time.Time{}}
-	m.ctx, m.cancel = context.WithCancel(context.Background())
+	m.ctx, m.cancel = context.WithCancelCause(context.Background())
 	m.SetHold(opt.Hold)
 	m.keys = keys{fetch: opt.Leader.Keys, start: m.start}
 	return m
@@ -104,33 +109,43 @@ func New(opt Options) *Master {
 // SetHold changes Options.Hold.
 func (m *Master) SetHold(d time.Duration) { m.hold.Store(int64(d)) }
 
-// deadline bounds a request by Options.Hold.
+// deadline bounds a request by Options.Hold and the life of m.
 func (m *Master) deadline(ctx context.Context) (context.Context, context.CancelFunc) {
 	d := time.Duration(m.hold.Load())
-	return context.WithTimeoutCause(ctx, d, fmt.Errorf("waited %v", d))
+	ctx, cancelCause := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(m.ctx, func() { cancelCause(context.Cause(m.ctx)) })
+	ctx, cancel := context.WithTimeoutCause(ctx, d, fmt.Errorf("waited %v", d))
+	return ctx, func() {
+		stop()
+		cancel()
+		cancelCause(nil)
+	}
 }
 
-// Close ends what runs in the background. Close twice is fine.
+// Close ends what runs in the background, and requests that wait. Close twice is
+// fine.
 func (m *Master) Close() error {
-	m.cancel()
+	m.life.Lock()
+	m.closed = true
+	m.life.Unlock()
+	m.cancel(fmt.Errorf("%w: this master is shutting down", volume.ErrClosed))
 	m.work.Wait()
 	return nil
 }
 
 // start runs f in the background until it returns; its context ends at Close.
+// Once closed it does nothing: whoever waits for f must mind m.ctx too.
 func (m *Master) start(f func(ctx context.Context)) {
-	if m.ctx.Err() != nil {
-		return
+	m.life.Lock()
+	defer m.life.Unlock()
+	if !m.closed {
+		m.work.Go(func() { f(m.ctx) })
 	}
-	m.work.Add(1)
-	go func() {
-		defer m.work.Done()
-		f(m.ctx)
-	}()
 }
 
-// Lookup names the nodes that have volume id, those in sight first. With a
-// collection other than "", the volume must be in it. Errors are
+// Lookup names the nodes with a copy of volume id in sync: those that are alive,
+// or when none is, those that are not. With a collection other than "", the
+// volume must be in it. Errors are
 // volume.ErrNoVolume, and volume.ErrUnavailable while this master knows no
 // cluster yet.
 func (m *Master) Lookup(id volume.ID, collection string) ([]volume.Node, error) {
@@ -171,22 +186,31 @@ func (m *Master) Entry(id volume.ID) (volume.Entry, bool) {
 	return *e, true
 }
 
-// Grow makes volumes and returns them once they are open.
+// Grow makes volumes and returns them once they are open. Like the other calls
+// to the leader it waits for at most Options.Hold.
 func (m *Master) Grow(ctx context.Context, req placement.GrowRequest) ([]*volume.Entry, error) {
 	if err := m.resolve(&req.Node); err != nil {
 		return nil, err
 	}
+	ctx, cancel := m.deadline(ctx)
+	defer cancel()
 	return m.opt.Leader.Grow(ctx, req)
 }
 
 // DeleteCollection deletes all volumes of a collection for ever and returns how
 // many; volume.ErrNotFound when there is none.
 func (m *Master) DeleteCollection(ctx context.Context, name string) (int, error) {
+	ctx, cancel := m.deadline(ctx)
+	defer cancel()
 	return m.opt.Leader.DeleteCollection(ctx, name)
 }
 
 // View is what the leader knows of the cluster.
-func (m *Master) View(ctx context.Context) (cluster.View, error) { return m.opt.Leader.View(ctx) }
+func (m *Master) View(ctx context.Context) (cluster.View, error) {
+	ctx, cancel := m.deadline(ctx)
+	defer cancel()
+	return m.opt.Leader.View(ctx)
+}
 
 // shun keeps ids from being given out on a primary that failed, for a while.
 func (m *Master) shun(node volume.NodeID) {

@@ -19,10 +19,13 @@ func (m *Master) Submit(ctx context.Context, req Request, n *needle.Needle) (Ass
 	defer cancel()
 	var last error
 	tried := map[volume.ID]bool{}
-	for {
+	for ctx.Err() == nil {
 		a, err := m.assign(ctx, req, tried)
 		if err != nil {
-			return Assignment{}, volume.PutResult{}, errors.Join(err, last)
+			if last != nil {
+				err = fmt.Errorf("%w; the last try ended with: %v", err, last)
+			}
+			return Assignment{}, volume.PutResult{}, err
 		}
 		res, err := m.put(ctx, a, n)
 		if err == nil {
@@ -33,12 +36,13 @@ func (m *Master) Submit(ctx context.Context, req Request, n *needle.Needle) (Ass
 		}
 		m.opt.Logger.Debug("upload tried again elsewhere", "blob", a.ID, "node", a.Node.ID, "err", err)
 		m.giveUp(a, err)
+		if tried[a.ID.Volume] { // nothing else is left: not again at once
+			pause(ctx, retryPause)
+		}
 		tried[a.ID.Volume] = true
 		last = err
-		if ctx.Err() != nil {
-			return Assignment{}, volume.PutResult{}, fmt.Errorf("%w: upload failed everywhere it was tried: %w", volume.ErrUnavailable, err)
-		}
 	}
+	return Assignment{}, volume.PutResult{}, gaveUp(ctx, last, "upload failed everywhere it was tried")
 }
 
 func (m *Master) put(ctx context.Context, a Assignment, n *needle.Needle) (volume.PutResult, error) {
@@ -68,7 +72,9 @@ func (m *Master) giveUp(a Assignment, err error) {
 	if volumeOnly {
 		return
 	}
-	m.shun(a.Node.ID)
+	if !errors.Is(err, context.Canceled) { // a client that hung up says nothing about the node
+		m.shun(a.Node.ID)
+	}
 	if errors.Is(err, volume.ErrUnavailable) && !errors.Is(err, volume.ErrOutcomeUnknown) && !errors.Is(err, context.DeadlineExceeded) {
 		return // nothing was done
 	}
