@@ -18,7 +18,11 @@ import (
 	"weedd/volume"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// memberlist does not wait for its last probe, which ends by itself at the
+// probe's deadline.
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/hashicorp/memberlist.(*Memberlist).probeNode"))
+}
 
 const patience = 30 * time.Second // the machine may be busy
 
