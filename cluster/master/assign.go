@@ -180,7 +180,8 @@ func (m *Master) grow(req Request) *growRun {
 	run := &growRun{done: make(chan struct{})}
 	m.growing[key] = run
 	m.start(func(ctx context.Context) {
-		ctx, cancel := m.deadline(ctx)
+		// Half of what requests wait, so that they learn why there is no volume.
+		ctx, cancel := context.WithTimeout(ctx, time.Duration(m.hold.Load())/2)
 		defer cancel()
 		_, err := m.opt.Leader.Grow(ctx, placement.GrowRequest{Spec: req.Spec, DataCenter: req.DataCenter, Rack: req.Rack, Node: req.Node})
 		if err != nil && ctx.Err() == nil {

@@ -17,7 +17,7 @@ import (
 type choices struct {
 	cat            *catalog.Catalog
 	catChanged     <-chan struct{}
-	nodes          map[volume.NodeID]cluster.Node
+	nodes          map[volume.NodeID]*cluster.Node // those with the volume role
 	membersChanged <-chan struct{}
 	open           map[volume.Spec][]led           // writable now: all in-sync copies alive, and enough of them
 	shut           map[volume.Spec][]*volume.Entry // open in the catalog, and not writable now
@@ -49,9 +49,9 @@ func (m *Master) choices() *choices {
 }
 
 func newChoices(cat *catalog.Catalog, members []cluster.Node) *choices {
-	c := &choices{cat: cat, nodes: map[volume.NodeID]cluster.Node{}, open: map[volume.Spec][]led{}, shut: map[volume.Spec][]*volume.Entry{}}
-	for _, n := range members {
-		if n.Roles&cluster.RoleVolume != 0 {
+	c := &choices{cat: cat, nodes: map[volume.NodeID]*cluster.Node{}, open: map[volume.Spec][]led{}, shut: map[volume.Spec][]*volume.Entry{}}
+	for i := range members {
+		if n := &members[i]; n.Roles&cluster.RoleVolume != 0 {
 			c.nodes[n.ID] = n
 		}
 	}
@@ -168,9 +168,10 @@ func (c *choices) fits(e *volume.Entry, req Request) bool {
 		return true
 	}
 	for _, h := range e.InSync {
-		n := c.nodes[h.Node]
-		if (req.DataCenter == "" || n.DataCenter == req.DataCenter) && (req.Rack == "" || n.Rack == req.Rack) &&
-			(req.Node == "" || n.ID == req.Node) {
+		if req.Node != "" && req.Node != h.Node {
+			continue
+		}
+		if n, ok := c.nodes[h.Node]; ok && (req.DataCenter == "" || req.DataCenter == n.DataCenter) && (req.Rack == "" || req.Rack == n.Rack) {
 			return true
 		}
 	}

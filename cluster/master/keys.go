@@ -33,6 +33,9 @@ const (
 	maxBlock   = 1 << 24
 	blockLasts = 30 * time.Second
 	maxCount   = 1 << 20 // ids in one assignment
+	// fetchTime bounds one request for a block. It is below the usual
+	// Options.Hold, so that those who wait learn why there is none.
+	fetchTime = 5 * time.Second
 )
 
 // tryTake is take when it need not wait.
@@ -97,7 +100,7 @@ func (k *keys) fetchLocked(count uint64) <-chan struct{} {
 	want, done := max(k.size, count), make(chan struct{})
 	k.fetching = done
 	k.start(func(ctx context.Context) {
-		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+		ctx, cancel := context.WithTimeout(ctx, fetchTime)
 		defer cancel()
 		b, err := k.fetch(ctx, want)
 		if err == nil && left(b) < count {
