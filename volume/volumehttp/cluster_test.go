@@ -4,13 +4,10 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -64,26 +61,6 @@ func (n *node) Status() volumehttp.Status {
 
 func (n *node) Ready() []string { return n.notYet }
 
-// cluster is two nodes, volume1 and volume2, which hold volume 1 and 2.
-type cluster struct {
-	hosts  map[string]string
-	fids   map[string]string
-	keys   int
-	client *http.Client
-}
-
-func newCluster(t *testing.T) *cluster {
-	c := &cluster{hosts: map[string]string{}, fids: map[string]string{}, keys: 100}
-	one := &node{Blobs: volumetest.NewBlobs(1), held: 1}
-	two := &node{Blobs: volumetest.NewBlobs(2), held: 2}
-	one.others = map[volume.ID]*node{2: two}
-	two.others = map[volume.ID]*node{1: one}
-	c.hosts["volume1"] = serve(t, one, volumehttp.Options{})
-	c.hosts["volume2"] = serve(t, two, volumehttp.Options{})
-	c.client = client(t)
-	return c
-}
-
 // serve serves n until the test ends and tells its host:port, to n too.
 func serve(t *testing.T, n *node, o volumehttp.Options) string {
 	o.Blobs, o.Version, o.Log = n, "1.2.3", slog.New(slog.DiscardHandler)
@@ -108,55 +85,6 @@ func client(t *testing.T) *http.Client {
 		Transport:     tr,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
-}
-
-// assign does what /dir/assign would: an id on the volume of the node asked for.
-func (c *cluster) assign(name, path string) {
-	vid := 1
-	if strings.Contains(path, "dataNode="+c.hosts["volume2"]) {
-		vid = 2
-	}
-	c.keys += 16
-	c.fids[name] = fmt.Sprintf("%d,%s", vid, volume.FormatKeyCookie(volume.Key(c.keys), 0xdeadbe00+volume.Cookie(c.keys)))
-}
-
-// expand fills in the placeholders that have a definite value.
-func (c *cluster) expand(s string) string {
-	return placeholder.ReplaceAllStringFunc(s, func(p string) string {
-		m := placeholder.FindStringSubmatch(p)
-		if m[1] == "host" && m[2] != "" {
-			return c.hosts[m[2]]
-		}
-		vid, kc, ok := strings.Cut(c.fids[m[2]], ",")
-		if !ok {
-			return p
-		}
-		switch m[1] {
-		case "fid":
-			return c.fids[m[2]]
-		case "vid":
-			return vid
-		case "keycookie":
-			return kc
-		case "key":
-			return kc[:len(kc)-8]
-		case "cookie":
-			return kc[len(kc)-8:]
-		case "up":
-			return strings.ToUpper(kc)
-		case "lz":
-			return "00" + kc
-		case "vidwrap":
-			n, _ := strconv.ParseUint(vid, 10, 64) // it is one of ours
-			return strconv.FormatUint(n+1<<32, 10)
-		}
-		return p
-	})
-}
-
-func sha256Hex(b []byte) string {
-	sum := sha256.Sum256(b)
-	return hex.EncodeToString(sum[:])
 }
 
 func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
