@@ -27,7 +27,7 @@ func (a *API) grow(w *answer, r *http.Request) error {
 	}
 	count, err := strconv.Atoi(q.Get("count"))
 	if err != nil || count < 0 {
-		return fmt.Errorf("%w: can not parse parameter count %s", volume.ErrBadSpec, q.Get("count"))
+		return fmt.Errorf("%w: can not parse parameter count %s", volume.ErrBadSpec, clip(q.Get("count")))
 	}
 	req, err := a.request(q)
 	if err != nil {
@@ -63,7 +63,7 @@ func (a *API) deleteCollection(w *answer, r *http.Request) error {
 	}
 	if _, err := a.opts.Master.DeleteCollection(r.Context(), name); err != nil {
 		if isAny(err, volume.ErrNotFound, volume.ErrNoVolume) {
-			return fmt.Errorf("%w: collection %s does not exist", volume.ErrBadRequest, name)
+			return fmt.Errorf("%w: collection %s does not exist", volume.ErrBadRequest, clip(name))
 		}
 		return err
 	}
@@ -71,18 +71,36 @@ func (a *API) deleteCollection(w *answer, r *http.Request) error {
 	return nil
 }
 
-// collection is the answer of /collection/info.
+// collection is the answer of /collection/info, and with "detail" one of its
+// list for each kind of volume, which has no VolumeCount.
 type collection struct {
 	Collection  string
 	FileCount   uint64
 	TotalSize   int64
 	UsedSize    int64
 	Version     string
-	VolumeCount int
+	VolumeCount int `json:",omitempty"`
+}
+
+func (c *collection) add(vol cluster.ViewVolume, limit int64) {
+	c.VolumeCount++
+	c.TotalSize += int64(len(vol.Copies)) * limit
+	var files uint64
+	for _, copied := range vol.Copies {
+		if copied.Report != nil {
+			files = max(files, copied.Report.Files)
+			c.UsedSize += copied.Report.Size
+		}
+	}
+	c.FileCount += files
 }
 
 func (a *API) collectionInfo(w *answer, r *http.Request) error {
-	name := r.URL.Query().Get("collection")
+	q, err := params(w, r)
+	if err != nil {
+		return err
+	}
+	name := q.Get("collection")
 	if name == "" {
 		return fmt.Errorf("%w: collection is required", volume.ErrBadRequest)
 	}
@@ -90,26 +108,32 @@ func (a *API) collectionInfo(w *answer, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	out := collection{Collection: name, Version: a.version}
+	all := collection{Collection: name, Version: a.version}
+	var kinds []collection
+	at := map[volume.Spec]int{}
 	for _, vol := range v.Volumes {
-		if vol.Entry.Spec.Collection != name {
+		spec := vol.Entry.Spec
+		if spec.Collection != name {
 			continue
 		}
-		out.VolumeCount++
-		out.TotalSize += int64(len(vol.Copies)) * a.opts.VolumeLimit
-		var files uint64
-		for _, c := range vol.Copies {
-			if c.Report != nil {
-				files = max(files, c.Report.Files)
-				out.UsedSize += c.Report.Size
-			}
+		if _, ok := at[spec]; !ok {
+			at[spec] = len(kinds)
+			kinds = append(kinds, collection{Collection: name, Version: a.version})
 		}
-		out.FileCount += files
+		kinds[at[spec]].add(vol, a.opts.VolumeLimit)
+		all.add(vol, a.opts.VolumeLimit)
 	}
-	if out.VolumeCount == 0 {
-		return fmt.Errorf("%w: collection %s does not exist", volume.ErrBadRequest, name)
+	switch {
+	case len(kinds) == 0:
+		return fmt.Errorf("%w: collection %s does not exist", volume.ErrBadRequest, clip(name))
+	case q.Get("detail") == "true":
+		for i := range kinds {
+			kinds[i].VolumeCount = 0
+		}
+		wire.JSON(w, r, http.StatusOK, kinds)
+	default:
+		wire.JSON(w, r, http.StatusOK, all)
 	}
-	wire.JSON(w, r, http.StatusOK, out)
 	return nil
 }
 
@@ -258,14 +282,15 @@ func (a *API) volStatus(w *answer, r *http.Request) error {
 		if dc[n.Rack] == nil {
 			dc[n.Rack] = map[string][]wire.VolumeRecord{}
 		}
-		records := []wire.VolumeRecord{}
+		var copies []volume.CopyReport
 		for _, vol := range v.Volumes {
 			for _, c := range vol.Copies {
 				if c.Node == n.ID && c.Report != nil {
-					records = append(records, wire.NewVolumeRecord(*c.Report))
+					copies = append(copies, *c.Report)
 				}
 			}
 		}
+		records := wire.VolumeRecords(copies)
 		out.Max += slots(n)
 		out.Free += max(slots(n)-len(records), 0)
 		dc[n.Rack][n.URL] = records

@@ -163,6 +163,8 @@ func (a *API) route() {
 	a.handle("/cluster/healthz", a.hasLeader, read)
 	a.handle("/cluster/view", a.view, read)
 	a.handle("/raft/stats", a.raftStats, read)
+	a.handle("/", a.page, read)
+	a.handle("/ui/index.html", a.page, read)
 	a.handle("/healthz", a.healthz, read)
 	a.handle("/readyz", a.readyz, read)
 	if a.opts.Metrics != nil {
@@ -209,13 +211,16 @@ func (a *API) frame(h handler) httprouter.Handle {
 		a.metrics.Begin()
 		defer func() {
 			v := recover()
-			if v != nil && w.status == 0 {
+			sent := w.status != 0
+			if v != nil {
 				a.opts.Log.Error("handler panicked", "path", r.URL.Path, "err", v, "stack", string(debug.Stack()))
+			}
+			if v != nil && !sent {
 				wire.ErrorStatus(w, r, http.StatusInternalServerError, "internal error")
 			}
 			a.metrics.End(r.Method, w.status, time.Since(began))
-			if v != nil && w.status != http.StatusInternalServerError {
-				panic(http.ErrAbortHandler) // bytes were sent: end the connection
+			if v != nil && sent {
+				panic(http.ErrAbortHandler) // part of another answer is out: end the connection
 			}
 		}()
 		w.Header()[wire.HeaderRequestID] = []string{string(a.ids.Append(nil, began))}
@@ -236,10 +241,6 @@ func (a *API) unknown(w *answer, r *http.Request) error {
 			return nil
 		}
 	}
-	if r.URL.Path == "/" {
-		http.Redirect(w, r, "/cluster/status?pretty=y", http.StatusFound)
-		return nil
-	}
 	return a.redirect(w, r)
 }
 
@@ -250,7 +251,11 @@ const maxForm = 64 << 10
 // encoding.
 func params(w http.ResponseWriter, r *http.Request) (url.Values, error) {
 	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
-	if err := r.ParseForm(); err != nil {
+	err := r.ParseForm()
+	if tooLong := new(http.MaxBytesError); errors.As(err, &tooLong) {
+		return nil, fmt.Errorf("%w: parameters over %d bytes", volume.ErrTooLarge, maxForm)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("%w: parameters: %w", volume.ErrBadRequest, err)
 	}
 	return r.Form, nil

@@ -1,7 +1,9 @@
 package masterhttp
 
 import (
+	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"net/url"
 	"path"
@@ -53,12 +55,8 @@ func (a *API) request(q url.Values) (req master.Request, err error) {
 	if req.Spec, err = a.spec(q); err != nil {
 		return req, err
 	}
-	if s := q.Get("count"); s != "" {
-		n, err := strconv.ParseInt(s, 10, 64)
-		if err != nil {
-			return req, fmt.Errorf("%w: count %q is not a number", volume.ErrBadSpec, s)
-		}
-		req.Count = uint64(max(n, 1))
+	if req.Count, err = count(q); err != nil {
+		return req, err
 	}
 	for _, name := range []string{"preallocate", "memoryMapMaxSizeMb", "writableVolumeCount", "dataSize"} { // checked and without effect
 		if s := q.Get(name); s != "" {
@@ -69,6 +67,19 @@ func (a *API) request(q url.Values) (req master.Request, err error) {
 	}
 	req.DataCenter, req.Rack, req.Node = q.Get("dataCenter"), q.Get("rack"), volume.NodeID(q.Get("dataNode"))
 	return req, nil
+}
+
+// count reads how many ids are asked for: none, 0 and less are 1.
+func count(q url.Values) (uint64, error) {
+	s := q.Get("count")
+	if s == "" {
+		return 1, nil
+	}
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("%w: count %q is not a number", volume.ErrBadSpec, s)
+	}
+	return uint64(max(n, 1)), nil
 }
 
 // spec reads the kind of volume that is asked for.
@@ -113,6 +124,7 @@ func (a *API) lookup(w *answer, r *http.Request) error {
 		text = fid
 	}
 	text, _, _ = strings.Cut(text, ",")
+	text = clip(text)
 	nodes, err := a.find(text, q.Get("collection"))
 	if err != nil {
 		status, _ := wire.Status(err)
@@ -128,12 +140,28 @@ func (a *API) lookup(w *answer, r *http.Request) error {
 	return nil
 }
 
+// find looks a volume up. While nobody leads, what is not known here may only be
+// not known yet, so the client is told to come back.
 func (a *API) find(text, collection string) ([]volume.Node, error) {
 	id, err := volume.ParseID(text)
 	if err != nil {
-		return nil, fmt.Errorf("%w: Unknown volume id %s", volume.ErrNoVolume, text)
+		return nil, fmt.Errorf("%w: Unknown volume id %s", volume.ErrNoVolume, clip(text))
 	}
-	return a.opts.Master.Lookup(id, collection)
+	nodes, err := a.opts.Master.Lookup(id, collection)
+	if errors.Is(err, volume.ErrNoVolume) {
+		if leader, _, _, _ := a.opts.Group.Status(); leader == "" {
+			return nil, fmt.Errorf("%w: no master leads, and volume id %d is not known here", volume.ErrUnavailable, id)
+		}
+	}
+	return nodes, err
+}
+
+// clip shortens what a client sent, for error texts.
+func clip(s string) string {
+	if len(s) > 64 {
+		s = s[:64] + "…"
+	}
+	return strings.ToValidUTF8(s, "?")
 }
 
 // redirect sends a client that asks a master for a file to a node that has it.
@@ -142,7 +170,7 @@ func (a *API) redirect(w *answer, r *http.Request) error {
 	fid := strings.TrimPrefix(r.URL.Path, "/")
 	vid, rest, ok := strings.Cut(fid, ",")
 	if !ok {
-		return fmt.Errorf("%w: volume id %s not found: Unknown volume id %s", volume.ErrNoVolume, vid, vid)
+		return fmt.Errorf("%w: volume id %s not found: Unknown volume id %s", volume.ErrNoVolume, clip(vid), clip(vid))
 	}
 	if _, _, err := volume.ParseKeyCookie(strings.TrimSuffix(rest, path.Ext(rest))); err != nil {
 		return err
@@ -151,7 +179,7 @@ func (a *API) redirect(w *answer, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	to := url.URL{Scheme: "http", Host: nodes[0].PublicURL, Path: r.URL.Path, RawQuery: r.URL.RawQuery}
+	to := url.URL{Scheme: "http", Host: nodes[rand.IntN(len(nodes))].PublicURL, Path: r.URL.Path, RawQuery: r.URL.RawQuery}
 	http.Redirect(w, r, to.String(), http.StatusPermanentRedirect)
 	return nil
 }

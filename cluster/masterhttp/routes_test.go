@@ -140,7 +140,7 @@ func TestRoutes(t *testing.T) {
 		{"raft stats", "GET", "/raft/stats", "", 200, `{"term":"2"}`},
 		{"submit by GET", "GET", "/submit", "", 405, `{"error":"Only submit via POST!"}`},
 		{"submit without a body", "POST", "/submit", "", 400, `{"error":…`},
-		{"submit with a bad count", "POST", "/submit?count=x", "", 406, `{"error":…`},
+		{"submit with a bad count", "POST", "/submit?count=x", "", 400, `{"error":…`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()

@@ -22,7 +22,7 @@ func (a *API) clusterStatus(w *answer, r *http.Request) error {
 
 func (a *API) hasLeader(w *answer, _ *http.Request) error {
 	if leader, _, _, _ := a.opts.Group.Status(); leader == "" {
-		w.Header().Set("Retry-After", "1")
+		wire.RetryLater(w.Header(), http.StatusServiceUnavailable)
 		wire.Empty(w, http.StatusServiceUnavailable)
 		return nil
 	}
@@ -43,8 +43,8 @@ func (a *API) readyz(w *answer, r *http.Request) error {
 	}
 	wire.JSON(w, r, status, struct {
 		Ready   bool     `json:"ready"`
-		Reasons []string `json:"reasons,omitempty"`
-	}{len(reasons) == 0, reasons})
+		Reasons []string `json:"reasons"`
+	}{len(reasons) == 0, append([]string{}, reasons...)})
 	return nil
 }
 

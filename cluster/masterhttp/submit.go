@@ -31,6 +31,9 @@ func (a *API) submit(w *answer, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if _, err := count(q); err != nil { // 400 here, 406 at /dir/assign, as ever
+		return fmt.Errorf("%w: %v", volume.ErrBadRequest, err)
+	}
 	req, err := a.request(q)
 	if err != nil {
 		return err
@@ -48,9 +51,6 @@ func (a *API) submit(w *answer, r *http.Request) error {
 	up, err := wire.ParseUpload(r, wire.UploadOptions{Limit: lim.file, Name: submitName})
 	if err != nil {
 		return err
-	}
-	if up.Needle.TTL.IsZero() && !req.Spec.TTL.IsZero() {
-		up.Needle.TTL = req.Spec.TTL
 	}
 	as, res, err := a.opts.Master.Submit(r.Context(), req, &up.Needle)
 	if err != nil {
@@ -74,7 +74,7 @@ func (a *API) room(r *http.Request, lim *limits) (release func(), err error) {
 		return nil, err
 	}
 	n := r.ContentLength
-	if n < 0 {
+	if n < 0 || n > lim.file { // a form is a little longer than its file
 		n = lim.file
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), roomWait)
@@ -83,7 +83,9 @@ func (a *API) room(r *http.Request, lim *limits) (release func(), err error) {
 		done()
 		return nil, fmt.Errorf("%w: no room for %d more bytes", volume.ErrBusy, n)
 	}
+	a.metrics.Uploading(n)
 	return func() {
+		a.metrics.Uploading(-n)
 		lim.bytes.Release(n)
 		done()
 	}, nil

@@ -1,0 +1,161 @@
+package masterhttp_test
+
+import (
+	"strings"
+	"testing"
+
+	"weedd/volume/volumetest/replay"
+)
+
+// The files in testdata/transcripts are requests to the reference server,
+// SeaweedFS 4.44, and its answers. They are replayed against the master role
+// over a cluster in memory. Where we answer otherwise on purpose is listed here,
+// with the ids of the API's description where it has one; cluster/DESIGN.md
+// explains it.
+func TestTranscripts(t *testing.T) {
+	t.Parallel()
+	replay.Run(t, "testdata/transcripts", replay.Table{Reasons: reasons, Deviations: deviations, OutOfScope: outOfScope, Rules: rules}, newCluster)
+}
+
+var reasons = map[string]string{
+	"assign-lenient":           "a count that is no number is 406",
+	"ttl-lenient":              "406 for unknown units, negative and too long times",
+	"replication-lenient":      "406 unless one to three digits",
+	"collection-name":          "406 for a name that is no file name",
+	"unknown-dc-503":           "406 with the reason: no wait will cure it",
+	"unsatisfiable-503":        "406 with the reason: no wait will cure it",
+	"method-not-checked":       "HEAD assigns nothing, OPTIONS is 204, other methods than those of a route are 405",
+	"submit-status":            "refusals of assign keep their status",
+	"submit-ts":                "ts counts in forms too",
+	"bare-vid-redirect":        "404",
+	"follower-ignores-volumes": "every master gives the same answers",
+	"grow-count":               "volumes lists the new ids; count is as it was",
+	"grow-all-or-nothing":      "as many volumes as there is room for are made, and counted in the answer",
+	"writable-volume-count":    "writableVolumeCount is checked and without effect: how many is up to the leader",
+	"cut-down":                 "no deviation: the record shows one volume server of three",
+	"no-vacuum":                "there is no /vol/vacuum: volumes are compacted by the cluster itself",
+	"no-grpc-port":             "SeaweedFS's gRPC services are not served, and no port is named for them",
+	"readyz":                   "says why not, in JSON",
+	"double-slash":             "404 and no redirect",
+	"status-page":              "a page without scripts says so in a header",
+	"content-length":           "HEAD and long answers have one",
+	"allow":                    "405 names the methods",
+	"error-text":               "texts of errors are ours: clients rely on the status and on there being one",
+}
+
+var (
+	refused = func(why string, status int) replay.Deviation {
+		return replay.Deviation{Why: why, Status: status, Only: true, Body: replay.Text(`{"error":"{{any}}"}`),
+			Headers: map[string]string{"Content-Type": "application/json"}}
+	}
+	taken  = func(why, body string) replay.Deviation { return replay.Deviation{Why: why, Body: replay.Text(body)} }
+	absent = replay.Deviation{Status: 404, Only: true, Body: replay.Text("404 page not found\n"), Headers: map[string]string{
+		"Content-Type": "text/plain; charset=utf-8"}}
+	ready = replay.Deviation{Why: "readyz", Body: replay.Text(`{"ready":true,"reasons":[]}`), Headers: map[string]string{"Content-Type": "application/json"}}
+	page  = replay.Deviation{Why: "status-page", Headers: map[string]string{"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}}
+)
+
+func because(why string, d replay.Deviation) replay.Deviation {
+	d.Why = why
+	return d
+}
+
+var deviations = map[string]replay.Deviation{
+	"master-assign/assign count not a number is taken as 1":                            refused("assign-lenient", 406),
+	"master-assign/assign by HEAD consumes a key":                                      {Why: "method-not-checked", Headers: map[string]string{"Content-Length": "2"}},
+	"master-assign/assign by OPTIONS is an assign":                                     {Why: "method-not-checked", Status: 204, Only: true, Body: replay.Text("")},
+	"master-assign/collection grown by writableVolumeCount has two volumes":            taken("writable-volume-count", `{"Collection":"wvc","FileCount":0,"TotalSize":469762048,"UsedSize":56,"Version":"weedd 1.2.3","VolumeCount":7}`),
+	"master-assign/assign replication with more than three digits ignores the rest":    refused("replication-lenient", 406),
+	"master-assign/error: letters in replication can pass as huge counts":              refused("replication-lenient", 406),
+	"master-assign/assign ttl with unknown unit means no ttl":                          refused("ttl-lenient", 406),
+	"master-assign/assign negative ttl means no ttl":                                   refused("ttl-lenient", 406),
+	"master-assign/assign ttl too big for one byte means no ttl":                       refused("ttl-lenient", 406),
+	"master-assign/error: unknown data center is answered as growth in progress":       refused("unknown-dc-503", 406),
+	"master-assign/error: unsatisfiable replication is answered as growth in progress": refused("unsatisfiable-503", 406),
+	"master-assign/error: replication 200 needs three data centers":                    refused("unsatisfiable-503", 406),
+
+	"master-lookup/redirect of a bare volume id":                     refused("bare-vid-redirect", 404),
+	"master-lookup/redirect of a bare volume id (follower)":          refused("bare-vid-redirect", 404),
+	"master-lookup/collection filter that does not match (follower)": {Why: "follower-ignores-volumes", Status: 404, Body: replay.Text(`{"volumeOrFileId":"{{vid:a}}","error":"{{any}}"}`)},
+	"master-volumes/collection info on a follower is not proxied and knows nothing": {Why: "follower-ignores-volumes", Status: 200,
+		Body: replay.Text(`{"Collection":"grown","FileCount":{{int}},"TotalSize":268435456,"UsedSize":{{int}},"Version":"{{version}}","VolumeCount":3}`)},
+
+	"master-submit/error: submit bad replication":                refused("submit-status", 406),
+	"master-submit/error: submit bad ttl":                        refused("submit-status", 406),
+	"master-submit/error: submit unknown data center":            refused("submit-status", 406),
+	"master-submit/error: submit bad replication (follower)":     refused("submit-status", 406),
+	"master-submit/error: submit bad ttl (follower)":             refused("submit-status", 406),
+	"master-submit/error: submit unknown data center (follower)": refused("submit-status", 406),
+	"master-submit/read it through any volume server":            {Why: "submit-ts", Headers: map[string]string{"Last-Modified": "Fri, 14 Jul 2017 02:40:00 GMT"}},
+
+	"master-volumes/error: grow more than there is room for":                      {Why: "grow-all-or-nothing", Status: 200, Body: replay.Text(`{"count":{{int}}}`)},
+	"master-volumes/a collection name with dots climbs out of the data directory": refused("collection-name", 406),
+	"master-volumes/and is deleted by that name":                                  refused("collection-name", 400),
+	"master-volumes/error: vacuum with a bad threshold":                           because("no-vacuum", absent),
+
+	"master-cluster/readyz":                        ready,
+	"master-cluster/readyz (follower)":             ready,
+	"master-cluster/ui root":                       page,
+	"master-cluster/ui root (follower)":            page,
+	"master-cluster/ui page":                       page,
+	"master-cluster/ui page (follower)":            page,
+	"master-cluster/error: cluster status by POST": {Why: "allow", Headers: map[string]string{"Allow": "GET, HEAD, OPTIONS"}},
+	"master-cluster/error: healthz by POST falls through to the fid route": {Why: "method-not-checked", Status: 405, Only: true, Body: replay.Text(""),
+		Headers: map[string]string{"Allow": "GET, HEAD, OPTIONS"}},
+	"master-cluster/double slash is cleaned by a redirect": because("double-slash", absent),
+}
+
+// outOfScope are items about what this API does not have.
+var outOfScope = map[string]string{
+	"master-cluster/metrics port":                                  "metrics have no port of their own",
+	"master-cluster/error: metrics port other path":                "metrics have no port of their own",
+	"master-cluster/error: metrics is not served on the main port": "they are",
+}
+
+// rules are what is otherwise in many answers alike.
+var rules = []replay.Rule{
+	{Why: "error-text", Edit: func(it *replay.Item) bool {
+		r := &it.Response
+		i := strings.Index(r.BodyText, `"error":"`)
+		if i < 0 {
+			return false
+		}
+		r.BodyText = r.BodyText[:i] + `"error":"{{any}}"}`
+		r.Headers["Content-Length"] = replay.Quote("{{int}}")
+		return true
+	}},
+	{Why: "grow-count", Edit: func(it *replay.Item) bool {
+		r := &it.Response
+		fits := strings.HasPrefix(r.BodyText, `{"count":`) && strings.HasPrefix(it.Request.Path, "/vol/grow") && !strings.Contains(r.BodyText, `:0`)
+		if fits {
+			r.BodyText = strings.TrimSuffix(r.BodyText, "}") + `,"volumes":[{{any}}]}`
+			r.Headers["Content-Length"] = replay.Quote("{{int}}")
+		}
+		return fits
+	}},
+	{Why: "cut-down", Edit: func(it *replay.Item) bool {
+		if !strings.HasPrefix(it.Name, "vol status") {
+			return false
+		}
+		dcs := it.Response.BodyExample.(map[string]any)["Volumes"].(map[string]any)["DataCenters"].(map[string]any)
+		dc1 := dcs["dc1"].(map[string]any)
+		one := dc1["rack1"].(map[string]any)["{{host:volume1}}"]
+		dc1["rack2"] = map[string]any{"{{host:volume2}}": one}
+		dcs["dc2"] = map[string]any{"rack1": map[string]any{"{{host:volume3}}": one}}
+		return true
+	}},
+	{Why: "no-grpc-port", Edit: func(it *replay.Item) bool {
+		old := it.Response.BodyText
+		it.Response.BodyText = strings.NewReplacer(`,"grpcPort":"{{int}}"`, "", ",\n      \"grpcPort\": \"{{int}}\"", "",
+			".{{grpc_port:leader}}", "").Replace(old)
+		return it.Response.BodyText != old
+	}},
+	{Why: "content-length", Edit: func(it *replay.Item) bool {
+		r := &it.Response
+		fits := r.Headers["Content-Length"] == nil && (it.Request.Method == "HEAD" && r.Status == 200 || r.BodyExample != nil)
+		if fits {
+			r.Headers["Content-Length"] = replay.Quote("{{int}}")
+		}
+		return fits
+	}},
+}
