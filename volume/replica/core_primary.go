@@ -166,13 +166,24 @@ func (c *Core) count() {
 	if c.enough() {
 		c.commit(n)
 	}
-	all := max(c.committed, c.epochs[len(c.epochs)-1].Start)
+	all := max(c.committed, c.Base())
 	for _, h := range c.entry.Joining {
 		p := c.peers[h]
 		if p != nil && p.attached && p.refused == "" && !p.adding && p.durable >= all {
 			p.adding = true
 		}
 	}
+}
+
+// Base is where the newest epoch of this copy begins. In the log of the copy
+// that leads in it, everything acknowledged in earlier epochs lies before. While
+// less is committed, records that are pending here may have been acknowledged,
+// so nothing may be told that they might contradict (rule R12).
+func (c *Core) Base() int64 {
+	if len(c.epochs) == 0 {
+		return Origin
+	}
+	return c.epochs[len(c.epochs)-1].Start
 }
 
 func (c *Core) commit(n int64) {

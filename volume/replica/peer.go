@@ -20,11 +20,11 @@ type peer struct {
 	cancel   context.CancelFunc
 	poke     chan struct{} // buffered: look again for something to send
 	link     Link          // nil while there is none
-	since    time.Time     // when link was lost or the peer began without one
+	since    time.Time     // when the last link that it answered by was lost, or it began without one
 	stream   uint64
 	epoch    volume.Epoch // that stream was offered in
 	attached bool
-	welcome  bool  // it has welcomed us since the last link was dialed
+	answered bool  // it has acknowledged something by the last link
 	next     int64 // offset of the next byte to send
 	durable  int64 // what it last said that it has
 	sentSeq  uint64
@@ -119,8 +119,8 @@ func (r *Replica) serve(ctx context.Context, p *peer) {
 			r.opts.Logger.Debug("stream to copy ended", "volume", r.opts.Volume, "peer", p.holder.Node, "err", err)
 		}
 		r.mu.Lock()
-		if p.welcome {
-			p.welcome, wait = false, redialFirst
+		if p.answered {
+			p.answered, wait = false, redialFirst
 		}
 		r.mu.Unlock()
 		select {
@@ -162,7 +162,10 @@ func (r *Replica) session(ctx context.Context, p *peer) (err error) {
 	defer r.mu.Unlock()
 	if p.link == link {
 		r.core.Detached(p.holder, p.stream)
-		p.link, p.attached, p.since = nil, false, time.Now()
+		p.link, p.attached = nil, false
+		if p.answered { // one that welcomes us and then does nothing is out of reach, too
+			p.since = time.Now()
+		}
 		r.effectsLocked()
 	}
 	return err
@@ -285,7 +288,7 @@ func (r *Replica) receive(p *peer, link Link) error {
 		case KindAck:
 			r.mu.Lock()
 			if m.Stream == p.stream {
-				p.durable, p.asked = m.Durable, time.Time{}
+				p.durable, p.asked, p.answered = m.Durable, time.Time{}, true
 				if m.Seq < p.sentSeq {
 					p.asked = now // the next one is being worked on
 				}
@@ -320,7 +323,7 @@ func (r *Replica) welcomed(p *peer, m *Message) {
 	}
 	r.core.Welcomed(p.holder, *m, same)
 	if same {
-		p.attached, p.welcome, p.next, p.durable, p.told = true, true, m.End, m.End, 0
+		p.attached, p.next, p.durable, p.told = true, m.End, m.End, 0
 	}
 	r.effectsLocked()
 	p.pokeNow()

@@ -44,7 +44,7 @@ func (r *Replica) overtaken(key volume.Key) bool {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return !r.core.Leading()
+	return !r.core.Leading() || r.core.Committed() < r.core.Base()
 }
 
 // catchUp makes everything visible here that was acknowledged before the call.
@@ -94,7 +94,7 @@ func (r *Replica) Confirm(ctx context.Context, epoch volume.Epoch, from volume.H
 		r.mu.Unlock()
 		return 0, fmt.Errorf("%w: copy %s is not in sync", volume.ErrUnavailable, from.Copy)
 	}
-	c := r.confirmLocked(0, time.Now(), func(err error) { answer <- err })
+	c := r.confirmLocked(r.core.Base(), time.Now(), func(err error) { answer <- err })
 	r.mu.Unlock()
 	select {
 	case err := <-answer:

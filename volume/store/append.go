@@ -27,7 +27,13 @@ func (v *Volume) Append(records []byte) error {
 	}
 	v.mu.Lock()
 	end, last, sum := v.end, v.appended, v.sums
+	full := len(v.rows) >= flushAt
 	v.mu.Unlock()
+	if full {
+		if err := v.flushRows(); err != nil {
+			v.log.Warn("index rows are kept in memory for now", "volume", v.id, "err", err)
+		}
+	}
 	rows, err := v.parse(records, end, last)
 	if err != nil {
 		return fmt.Errorf("append to volume %d: %w", v.id, err)
@@ -163,7 +169,7 @@ func (v *Volume) syncData() (int64, error) {
 }
 
 // Publish makes the records below committed visible to readers. It never takes
-// one back, and goes no further than End.
+// one back, and goes no further than End. It does no I/O.
 func (v *Volume) Publish(committed int64) {
 	v.mu.Lock()
 	n := 0
@@ -178,13 +184,7 @@ func (v *Volume) Publish(committed int64) {
 		n++
 	}
 	v.pending = v.pending[:copy(v.pending, v.pending[n:])]
-	full := len(v.rows) >= flushAt
 	v.mu.Unlock()
-	if full && v.writable() == nil {
-		if err := v.flushRows(); err != nil {
-			v.log.Warn("index rows are kept in memory for now", "volume", v.id, "err", err)
-		}
-	}
 }
 
 // applyLocked enters a row into the index and the counts.
