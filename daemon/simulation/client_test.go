@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"weedd/volume"
+	"weedd/volume/replica"
 )
 
 // client writes, overwrites, deletes and reads at any node that thinks it leads.
@@ -30,14 +31,14 @@ type op struct {
 	began time.Duration
 }
 
-// read is a question for the newest state of a key. It waits until the copy is
-// sure that it still leads, and that what it shows is committed (rule R12).
+// read is a question that waits until the copy is sure that it still leads, and
+// that what the answer rests on is committed (rule R12).
 type read struct {
-	key     volume.Key
-	atLeast int64 // what was known of the key when it began
+	need    int64
 	shows   int64 // end of the record found
 	barrier uint64
 	began   time.Duration
+	done    func()
 }
 
 // act does one thing, somewhere.
@@ -62,6 +63,9 @@ func (c *client) act() {
 		f, kind = c.anyKey(), del
 	default:
 		f = c.anyKey()
+		if n := w.nodes[w.rng.IntN(len(w.nodes))]; n.running[f.volume] != nil && n.froze <= w.now {
+			n.running[f.volume].get(f.key)
+		}
 		if r := c.anyPrimary(f.volume); r != nil {
 			r.read(f.key)
 		}
@@ -122,17 +126,87 @@ func (r *run) write(key volume.Key, kind byte) *op {
 	return o
 }
 
-// read looks a key up in the log, pending records included.
+// read looks a key up in the log, pending records included, as decisions of the
+// writer do.
 func (r *run) read(key volume.Key) *read {
-	w := r.node.w
 	if !r.core.Leading() {
 		return nil
 	}
 	_, end := latest(r.disk.data, key)
-	q := &read{key: key, atLeast: w.truths[r.id].known[key], shows: end, barrier: r.core.Barrier(), began: w.now}
+	known := r.node.w.truths[r.id].known[key]
+	q := r.confirm(end, func() { r.node.w.answered(r.id, key, known, end) })
+	q.shows = end
+	return q
+}
+
+// confirm calls done when it is sure that this copy led after the call, and need
+// is committed.
+func (r *run) confirm(need int64, done func()) *read {
+	q := &read{need: need, barrier: r.core.Barrier(), began: r.node.w.now, done: done}
 	r.reads = append(r.reads, q)
 	r.effects()
 	return q
+}
+
+// get reads a file as clients do, at any copy. What is committed here is shown at
+// once, though it may be old when this copy is cut off; by the primary it may not
+// be. A miss is told only when nothing acknowledged is missing here.
+func (r *run) get(key volume.Key) {
+	known := r.node.w.truths[r.id].known[key]
+	rec, end := latest(r.disk.data[:max(r.core.Committed(), replica.Origin)], key)
+	_, newest := latest(r.disk.data, key)
+	pending := newest > r.core.Committed() && (!r.core.Leading() || r.core.Committed() < r.core.Base())
+	if rec.kind == put && !pending {
+		if r.core.Leading() && r.core.Epoch() == r.node.w.entry(r.id).Epoch {
+			r.node.w.answered(r.id, key, known, end)
+		}
+		return
+	}
+	r.catchUp(func() {
+		_, end := latest(r.disk.data[:max(r.core.Committed(), replica.Origin)], key)
+		r.node.w.answered(r.id, key, known, end)
+	})
+}
+
+// catchUp calls done when everything acknowledged before the call is committed
+// here, by the word of the primary.
+func (r *run) catchUp(done func()) {
+	e, epoch := r.core.Entry(), r.core.Epoch()
+	if r.core.Leading() {
+		r.confirm(r.core.Base(), done)
+		return
+	}
+	if _, ok := r.core.Following(); !ok || !slices.Contains(e.InSync, r.self) {
+		return
+	}
+	w, there := r.node.w, r.node.w.node(e.Primary)
+	w.carry(r.node.id, e.Primary, func() {
+		there.after(0, func() {
+			if p := there.running[r.id]; p != nil && p.core.Leading() && p.core.Epoch() == epoch && slices.Contains(p.core.Entry().InSync, r.self) {
+				p.confirm(p.core.Base(), func() { p.tell(r, epoch, done) })
+			}
+		})
+	})
+}
+
+// tell brings the committed length to a copy that asked for it.
+func (r *run) tell(to *run, epoch volume.Epoch, done func()) {
+	committed := r.core.Committed()
+	r.node.w.carry(r.node.id, to.node.id, func() {
+		to.node.after(0, func() {
+			if to.node.running[to.id] != to {
+				return
+			}
+			if _, ok := to.core.Following(); !ok || to.core.Epoch() != epoch {
+				return
+			}
+			to.core.Told(committed)
+			to.effects()
+			if to.core.Committed() >= committed {
+				done()
+			}
+		})
+	})
 }
 
 // wake answers what may be answered by now.
@@ -144,10 +218,10 @@ func (r *run) wake() {
 		r.writes = r.writes[1:]
 	}
 	r.reads = slices.DeleteFunc(r.reads, func(q *read) bool {
-		if q.shows > committed || !r.core.Confirmed(q.barrier) {
+		if q.need > committed || !r.core.Confirmed(q.barrier) {
 			return false
 		}
-		w.answered(r.id, q.key, q.atLeast, q.shows)
+		q.done()
 		return true
 	})
 }

@@ -144,7 +144,7 @@ func (n *node) mayMake(e volume.Entry, h volume.Holder, inSync bool, there *run)
 	case before, inSync && e.State != volume.StateNew:
 		return false
 	case there != nil:
-		return e.Version > n.made[there.self.Copy] && e.Version > there.core.Entry().Version && e.Epoch >= there.core.Epoch()
+		return e.Version > n.made[there.self.Copy] && e.Version >= there.core.Entry().Version && e.Epoch >= there.core.Epoch()
 	}
 	return true
 }

@@ -15,7 +15,7 @@ import (
 )
 
 var (
-	seedsFlag = flag.Int("sim.seeds", 0, "how many seeds TestSeeds runs; 0 means 250, or WEEDD_SIM_SEEDS")
+	seedsFlag = flag.Int("sim.seeds", 0, "how many seeds TestSeeds runs; 0 means 80, or WEEDD_SIM_SEEDS")
 	seedFlag  = flag.Uint64("sim.seed", 0, "run this seed alone")
 	baseFlag  = flag.Uint64("sim.base", 1, "the first seed")
 )
@@ -31,7 +31,7 @@ func seeds(t *testing.T) int {
 		}
 		return n
 	}
-	return 250
+	return 80
 }
 
 // TestSeeds runs random worlds through random troubles.
