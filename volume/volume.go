@@ -180,7 +180,8 @@ type CopyReport struct {
 	DeletedB   int64     `json:"deleted_bytes"`
 	MaxKey     Key       `json:"max_key"`
 	Modified   time.Time `json:"modified"`
-	Revision   uint16    `json:"revision"` // compaction revision of the super block
+	Revision   uint16    `json:"revision"`          // compaction revision of the super block
+	Version    int       `json:"version,omitempty"` // of the records, if they are not of version 3
 	ReadOnly   bool      `json:"readonly,omitempty"`
 }
 

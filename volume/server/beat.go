@@ -209,7 +209,8 @@ func (s *Server) Status() Status {
 		files, deleted, deletedBytes, maxKey, size, modified, revision := v.Stats()
 		st.Copies = append(st.Copies, volume.CopyReport{
 			Volume: v.ID(), Spec: v.Spec(), State: volume.CopyHealthy, Reason: foreignReason, Committed: size, Size: size, Files: files,
-			Deleted: deleted, DeletedB: deletedBytes, MaxKey: maxKey, Modified: modified, Revision: revision, ReadOnly: true,
+			Deleted: deleted, DeletedB: deletedBytes, MaxKey: maxKey, Modified: modified, Revision: revision, Version: int(v.Version()),
+			ReadOnly: true,
 		})
 	}
 	slices.SortFunc(st.Copies, func(a, b volume.CopyReport) int { return cmp.Compare(a.Volume, b.Volume) })

@@ -71,12 +71,21 @@ func (s *Server) Get(ctx context.Context, id volume.FileID, readDeleted bool) (*
 	if err != nil && again(err) {
 		n, err = s.getHeld(ctx, r, id, readDeleted)
 	}
-	if errors.Is(err, volume.ErrCorrupt) {
-		s.metrics.corrupt.Inc()
-		s.log.Error("file cannot be read from this copy", "volume", id.Volume, "blob", id, "err", err)
+	if s.corrupt(id, err) {
 		return nil, s.elsewhere(ctx, id.Volume, err)
 	}
 	return n, err
+}
+
+// corrupt reports whether err says that the bytes of a file fail their check, and
+// tells the operator.
+func (s *Server) corrupt(id volume.FileID, err error) bool {
+	if !errors.Is(err, volume.ErrCorrupt) {
+		return false
+	}
+	s.metrics.corrupt.Inc()
+	s.log.Error("file cannot be read from this copy", "volume", id.Volume, "blob", id, "err", err)
+	return true
 }
 
 // getHeld goes on with a miss that the local copy could not answer for want of a
@@ -113,6 +122,7 @@ func (s *Server) getForeign(ctx context.Context, id volume.FileID, readDeleted b
 	if missed == nil {
 		return n, nil
 	}
+	s.corrupt(id, missed)
 	var there *volume.ElsewhereError
 	if err := s.elsewhere(ctx, id.Volume, missed); errors.As(err, &there) {
 		return nil, err

@@ -124,11 +124,12 @@ func (v *Volume) Get(key volume.Key, cookie volume.Cookie, now time.Time, readDe
 	return n, nil
 }
 
-// Expired reports whether n's time to live, or else that of the volume, is over
-// since it was appended.
+// Expired reports whether n's time to live is over since it was appended. That
+// is its own, or else that of the volume; but for SeaweedFS files without one of
+// their own (empty ones, and all of version 1) are not mortal.
 func (v *Volume) Expired(n *needle.Needle, now time.Time) bool {
 	ttl := v.super.ttl
-	if n.Has(needle.FlagTTL) && !n.TTL.IsZero() {
+	if n.Has(needle.FlagTTL) && !n.TTL.IsZero() || v.Foreign() {
 		ttl = n.TTL
 	}
 	return !ttl.IsZero() && !now.Before(time.Unix(0, int64(n.AppendedAt)).Add(ttl.Duration()))

@@ -103,6 +103,9 @@ func (v *Volume) ID() volume.ID { return v.id }
 // Spec says how the volume is to be kept, as far as its files tell.
 func (v *Volume) Spec() volume.Spec { return v.spec }
 
+// Version is the version of the format in which the records are.
+func (v *Volume) Version() needle.Version { return v.super.version }
+
 // CopyID names this copy; 0 for a foreign one.
 func (v *Volume) CopyID() volume.CopyID { return v.copy }
 

@@ -8,7 +8,7 @@ import (
 )
 
 // VolumeRecord is a volume in the answers of /status and /vol/status. No member
-// is ever left out.
+// of the reference's is ever left out.
 type VolumeRecord struct {
 	Collection        string
 	DiskType          string // "" for hdd
@@ -25,6 +25,7 @@ type VolumeRecord struct {
 	DeleteCount       uint64
 	Version           int
 	ReadOnly          bool
+	Reason            string `json:",omitempty"` // why it takes no writes; not of the reference
 }
 
 // Placement is a volume.Placement as an object: extra copies by distance.
@@ -50,7 +51,7 @@ func NewVolumeRecord(c volume.CopyReport) VolumeRecord {
 		Size:             c.Size, DeletedByteCount: c.DeletedB,
 		Id: c.Volume, CompactRevision: c.Revision,
 		FileCount: c.Files, DeleteCount: c.Deleted,
-		Version: 3, ReadOnly: c.ReadOnly || c.State == volume.CopyFailed,
+		Version: cmp.Or(c.Version, 3), ReadOnly: c.ReadOnly || c.State == volume.CopyFailed, Reason: c.Reason,
 	}
 	if !c.Modified.IsZero() {
 		rec.ModifiedAtSecond = c.Modified.Unix()
