@@ -120,6 +120,7 @@ type Entry struct {
 	Epoch      Epoch    `json:"epoch"`
 	Version    uint64   `json:"version"` // rises with every change of this entry, across epochs
 	Generation uint32   `json:"generation"`
+	Compacted  Epoch    `json:"compacted,omitempty"` // the epoch that began with the files of Generation; 0 while they are the first
 	Primary    NodeID   `json:"primary"`
 	InSync     []Holder `json:"in_sync"`           // the primary is one of them
 	Joining    []Holder `json:"joining,omitempty"` // copies that catch up; they count for nothing
@@ -183,6 +184,8 @@ type CopyReport struct {
 	Revision   uint16    `json:"revision"`          // compaction revision of the super block
 	Version    int       `json:"version,omitempty"` // of the records, if they are not of version 3
 	ReadOnly   bool      `json:"readonly,omitempty"`
+	Compacting bool      `json:"compacting,omitempty"` // the primary has the volume compacted
+	Compaction string    `json:"compaction,omitempty"` // what the primary does about it, or why the last attempt came to nothing; for people
 }
 
 // DiskReport is a node's observation of one of its directories.
@@ -220,11 +223,21 @@ type SetAside struct {
 // node. The first Orders of a stream are full. An entry missing from them means
 // nothing: it is never a reason to delete. Deletion is said in Drop only.
 type Orders struct {
-	Full    bool    `json:"full,omitempty"`
-	Cluster string  `json:"cluster"` // cluster id
-	Limit   int64   `json:"limit"`   // bytes of .dat beyond which a volume counts as full
-	Entries []Entry `json:"entries,omitempty"`
-	Drop    []Drop  `json:"drop,omitempty"`
+	Full    bool           `json:"full,omitempty"`
+	Cluster string         `json:"cluster"` // cluster id
+	Limit   int64          `json:"limit"`   // bytes of .dat beyond which a volume counts as full
+	Entries []Entry        `json:"entries,omitempty"`
+	Drop    []Drop         `json:"drop,omitempty"`
+	Compact []CompactOrder `json:"compact,omitempty"`
+}
+
+// CompactOrder asks the primary of a volume to have it compacted (rule R13). It
+// is a wish: lost or repeated it does no harm, and one of an epoch that has
+// passed means nothing.
+type CompactOrder struct {
+	Volume ID        `json:"volume"`
+	Epoch  Epoch     `json:"epoch"`
+	Clock  time.Time `json:"clock"` // what has expired well before it is left out; the same for all copies
 }
 
 // Drop is a committed order to delete one copy (rule R14). If Deleted, the
@@ -256,6 +269,9 @@ const (
 	// AskYield: the primary cannot write any more (failed or slow disk,
 	// shutting down) and another in-sync copy is to lead.
 	AskYield AskKind = "yield"
+	// AskCompact: all copies in sync, From and Copies, have durably prepared the
+	// files of Generation, which is the next, and they are equal (rule R13).
+	AskCompact AskKind = "compact"
 )
 
 // Ask is a question of the copy From, which must be in sync at Epoch, and for
@@ -267,6 +283,8 @@ type Ask struct {
 	From   Holder   `json:"from"`
 	Copies []Holder `json:"copies,omitempty"`
 	Failed bool     `json:"failed,omitempty"` // with AskYield: From is never to be in sync again (rule R5)
+
+	Generation uint32 `json:"generation,omitempty"` // with AskCompact
 }
 
 // Node is what clients need to know of a volume server.

@@ -6,7 +6,7 @@
 // commands has the same Catalog. There is no clock, no random number and no map
 // order in Apply; whoever proposes a command puts such things into it.
 //
-// Apply is also where the safety rules R1, R6, R7, R8 and R9 of the masters'
+// Apply is also where the safety rules R1, R6, R7, R8, R9 and R13 of the masters'
 // side are enforced: a command that would break one is refused, whoever
 // proposes it. See cluster/DESIGN.md.
 package catalog
@@ -124,13 +124,13 @@ type Batch struct {
 	Changes []Change `json:"changes"`
 }
 
-// Change replaces an entry that is still at Version. Epoch and Version of Next
-// are ignored: Apply counts them.
+// Change replaces an entry that is still at Version. Epoch, Version and Compacted
+// of Next are ignored: Apply counts them.
 type Change struct {
 	Version uint64       `json:"version"`
 	Next    volume.Entry `json:"next"`
 	// By is the copy that asked. Only the primary of the entry may have copies
-	// added to the in-sync set (rule R9).
+	// added to the in-sync set (rule R9), or the generation raised (rule R13).
 	By volume.Holder `json:"by,omitzero"`
 	// Renew begins a new epoch though the sets are as they were (rule R10).
 	Renew bool `json:"renew,omitempty"`
@@ -277,7 +277,7 @@ func (c *Catalog) changed(ch Change) (*volume.Entry, error) {
 		return nil, fmt.Errorf("%w: volume %d is at version %d, epoch %d; planned on version %d", volume.ErrStale, old.Volume, old.Version, old.Epoch, ch.Version)
 	}
 	next := ch.Next
-	next.Spec, next.Epoch, next.Version = old.Spec, old.Epoch, old.Version+1
+	next.Spec, next.Epoch, next.Version, next.Compacted = old.Spec, old.Epoch, old.Version+1, old.Compacted
 	next.InSync, next.Joining = sortHolders(next.InSync), sortHolders(next.Joining)
 	if err := wellFormed(&next); err != nil {
 		return nil, err
@@ -287,6 +287,9 @@ func (c *Catalog) changed(ch Change) (*volume.Entry, error) {
 	}
 	if ch.Renew || next.Primary != old.Primary || next.Generation != old.Generation || !slices.Equal(next.InSync, old.InSync) {
 		next.Epoch++
+	}
+	if next.Generation != old.Generation {
+		next.Compacted = next.Epoch
 	}
 	return &next, nil
 }
@@ -387,8 +390,25 @@ func allowed(old, next *volume.Entry, by volume.Holder) error {
 	if old.State != volume.StateNew && next.State == volume.StateNew {
 		return refuse("R6", "a volume is new only once")
 	}
-	if next.Generation < old.Generation {
-		return refuse("R13", "generations only rise")
+	if next.Generation != old.Generation {
+		return compacted(old, next, by, refuse)
+	}
+	return nil
+}
+
+// compacted checks a step to other files: to those of the next generation, which
+// all copies in sync have ready, and nothing else changes with it.
+func compacted(old, next *volume.Entry, by volume.Holder, refuse func(rule, why string) error) error {
+	primary, _, _ := old.Holder(old.Primary)
+	switch {
+	case by != primary:
+		return refuse("R13", "only the primary may ask for another generation")
+	case next.Generation != old.Generation+1:
+		return refuse("R13", fmt.Sprintf("generation %d does not follow %d", next.Generation, old.Generation))
+	case len(old.Joining) > 0 || len(next.Joining) > 0:
+		return refuse("R13", "a copy is joining, which has the old files")
+	case next.Primary != old.Primary || next.State != old.State || !slices.Equal(next.InSync, old.InSync):
+		return refuse("R13", "the generation changes alone")
 	}
 	return nil
 }

@@ -38,6 +38,9 @@ func Answer(v View, vol Volume, ask volume.Ask) (catalog.Change, error) {
 		err = d.askAdd(ask)
 	case volume.AskYield:
 		err = d.askYield(ask)
+	case volume.AskCompact:
+		ch.By = ask.From
+		err = d.askCompact(ask)
 	default:
 		err = fmt.Errorf("%w: ask %q", volume.ErrBadRequest, ask.Kind)
 	}
@@ -111,5 +114,24 @@ func (d *draft) askYield(ask volume.Ask) error {
 	if ask.Failed {
 		d.next.InSync = slices.DeleteFunc(d.next.InSync, func(h volume.Holder) bool { return h == ask.From })
 	}
+	return nil
+}
+
+// askCompact grants the next generation when the asker names all copies in sync
+// as ready for it, and no other copy would be left with the old files (rule R13).
+func (d *draft) askCompact(ask volume.Ask) error {
+	e := d.next
+	switch {
+	case ask.Generation != e.Generation+1:
+		return fmt.Errorf("%w: volume %d is of generation %d; %d does not follow", volume.ErrBadRequest, e.Volume, e.Generation, ask.Generation)
+	case len(e.Joining) > 0:
+		return fmt.Errorf("%w: volume %d: %d copies are joining", volume.ErrUnavailable, e.Volume, len(e.Joining))
+	}
+	for _, h := range e.InSync {
+		if h != ask.From && !slices.Contains(ask.Copies, h) {
+			return fmt.Errorf("%w: volume %d: copy %s on node %s is not said to be ready", volume.ErrBadRequest, e.Volume, h.Copy, h.Node)
+		}
+	}
+	d.next.Generation = ask.Generation
 	return nil
 }
