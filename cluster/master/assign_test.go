@@ -207,12 +207,19 @@ func TestVolumesChosen(t *testing.T) {
 			c.Make(twoCopies, "a", "c")
 			away(c, "b", "dc1", "r2")
 		}, master.Request{Spec: twoCopies}, []volume.ID{2}},
-		"not those with a copy on a node that is not ready": {func(c *mastertest.Cluster) {
+		"those with a copy on a node that is not ready only when there is nothing better": {func(c *mastertest.Cluster) {
 			c.Make(twoCopies, "a", "b")
 			c.Make(twoCopies, "a", "c")
-			n := mastertest.Node("b", "dc1", "r2")
-			n.Ready = false
-			c.SetNode(n)
+			unready(c, "b", "dc1", "r2")
+		}, master.Request{Spec: twoCopies}, []volume.ID{2}},
+		"those with a copy on a node that is not ready when there is nothing better": {func(c *mastertest.Cluster) {
+			c.Make(twoCopies, "a", "b")
+			unready(c, "b", "dc1", "r2")
+		}, master.Request{Spec: twoCopies}, []volume.ID{1}},
+		"not those led by a node that is not ready": {func(c *mastertest.Cluster) {
+			c.Make(twoCopies, "b", "a")
+			c.Make(twoCopies, "a", "b")
+			unready(c, "b", "dc1", "r2")
 		}, master.Request{Spec: twoCopies}, []volume.ID{2}},
 		"not those below the copies that writing needs": {func(c *mastertest.Cluster) {
 			c.Change(c.Make(three1, "a", "b", "c"), func(e *volume.Entry) { e.InSync = e.InSync[:1] })

@@ -19,7 +19,7 @@ type choices struct {
 	catChanged     <-chan struct{}
 	nodes          map[volume.NodeID]*cluster.Node // those with the volume role
 	membersChanged <-chan struct{}
-	open           map[volume.Spec][]led           // writable now: all in-sync copies alive, and enough of them
+	open           map[volume.Spec][]led           // writable now
 	shut           map[volume.Spec][]*volume.Entry // open in the catalog, and not writable now
 }
 
@@ -67,7 +67,7 @@ func newChoices(cat *catalog.Catalog, members []cluster.Node) *choices {
 	}
 	for spec, es := range open {
 		slices.SortStableFunc(es, func(a, b *volume.Entry) int {
-			return cmp.Or(cmp.Compare(a.Primary, b.Primary), cmp.Compare(partial(a), partial(b)))
+			return cmp.Or(cmp.Compare(a.Primary, b.Primary), cmp.Compare(c.partial(a), c.partial(b)))
 		})
 		for from, i := 0, 1; i <= len(es); i++ {
 			if i == len(es) || es[i].Primary != es[from].Primary {
@@ -79,9 +79,16 @@ func newChoices(cat *catalog.Catalog, members []cluster.Node) *choices {
 	return c
 }
 
-// partial is 1 for a volume with fewer copies in sync than asked for, else 0.
-func partial(e *volume.Entry) int {
-	if len(e.InSync) < e.Spec.Placement.Copies() {
+// partial is 1 for a volume with fewer copies in sync, on nodes that are ready,
+// than asked for, else 0.
+func (c *choices) partial(e *volume.Entry) int {
+	ready := 0
+	for _, h := range e.InSync {
+		if n, ok := c.nodes[h.Node]; ok && n.Ready {
+			ready++
+		}
+	}
+	if ready < e.Spec.Placement.Copies() {
 		return 1
 	}
 	return 0
@@ -98,7 +105,10 @@ func closed(c <-chan struct{}) bool {
 	}
 }
 
-// writable is nil when all in-sync copies of e are alive, and enough of them.
+// writable is nil when all in-sync copies of e are alive, enough of them, and its
+// primary is ready. Another copy need not be on a node that is: one that is
+// about to stop follows to the end, and where every volume has a copy there,
+// waiting for better ones would be to wait for its stop, which waits for us.
 func (c *choices) writable(e *volume.Entry) error {
 	if least := e.Spec.Placement.MinCopies(); len(e.InSync) < least {
 		return fmt.Errorf("volume %d has %d copies in sync and needs %d", e.Volume, len(e.InSync), least)
@@ -107,7 +117,7 @@ func (c *choices) writable(e *volume.Entry) error {
 		switch n, ok := c.nodes[h.Node]; {
 		case !ok || !n.Alive:
 			return fmt.Errorf("volume %d: node %s is away", e.Volume, h.Node)
-		case !n.Ready:
+		case !n.Ready && h.Node == e.Primary:
 			return fmt.Errorf("volume %d: node %s (%s) is not ready; its /readyz says why", e.Volume, h.Node, n.VolumeHTTP)
 		}
 	}
@@ -126,7 +136,7 @@ func (c *choices) pick(req Request, shunned map[volume.NodeID]bool, tried map[vo
 		if e == nil {
 			continue
 		}
-		rank := 1 - partial(e)
+		rank := 1 - c.partial(e)
 		if !shunned[e.Primary] {
 			rank += 2
 		}

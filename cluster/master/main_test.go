@@ -48,4 +48,10 @@ func away(c *mastertest.Cluster, id, dc, rack string) {
 	c.SetNode(n)
 }
 
+func unready(c *mastertest.Cluster, id, dc, rack string) {
+	n := mastertest.Node(id, dc, rack)
+	n.Ready = false
+	c.SetNode(n)
+}
+
 var twoCopies = volume.Spec{Placement: 1} // on two nodes of one rack

@@ -68,7 +68,19 @@ type chaos struct {
 	files    []*file
 	ids      map[string]bool
 	count    map[string]int
-	slowest  time.Duration
+	slowest  slow // at nodes that were not affected meanwhile
+	slowCut  slow // at nodes that were
+}
+
+// slow is the request that took longest to be answered.
+type slow struct {
+	took  time.Duration
+	what  string
+	began time.Time
+}
+
+func (s slow) String() string {
+	return fmt.Sprintf("%v (%s, begun at %s)", s.took.Round(time.Millisecond), s.what, s.began.Format("15:04:05.000"))
 }
 
 // place is where clients reach a node; it stays the same over restarts.
@@ -145,6 +157,9 @@ func (x *chaos) run(rng *rand.Rand, length time.Duration) {
 	whole := true
 	for end := time.Now().Add(length); time.Now().Before(end) && !x.t.Failed(); {
 		i, kind, hold := rng.IntN(len(x.places)), rng.IntN(4), rng.IntN(3)*rng.IntN(150)
+		if !whole { // volumes may have lost both of their copies, and each write to one takes its 10 s
+			hold = min(hold, 20)
+		}
 		x.fault(i, kind, hold, whole)
 		if whole = rng.IntN(2) == 0; whole {
 			x.whole()
@@ -297,10 +312,14 @@ func (x *chaos) request(m moment, method, base, path, body string) (status int, 
 	if err == nil && status >= 500 {
 		err = fmt.Errorf("%s %s: %d %s", method, base+path, status, answer)
 	}
+	slowest := &x.slowest
+	if x.affected(m, base) {
+		slowest = &x.slowCut
+	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if took := time.Since(m.began); err == nil && took > x.slowest {
-		x.slowest = took
+	if took := time.Since(m.began); err == nil && took > slowest.took {
+		*slowest = slow{took, method + " " + base + path, m.began}
 	}
 	return status, answer, err
 }
@@ -331,7 +350,22 @@ func (x *chaos) failed(m moment, base, what string, err error) {
 		x.counted(what + " at an affected node")
 		return
 	}
-	x.t.Errorf("%s: %s at %s failed after %v: %v", time.Now().Format("15:04:05.000"), what, base, time.Since(m.began), err)
+	x.t.Errorf("%s: %s at %s failed after %v: %v\n%s", time.Now().Format("15:04:05.000"), what, base, time.Since(m.began), err, x.readiness())
+}
+
+// readiness is what the nodes say of themselves.
+func (x *chaos) readiness() string {
+	var b bytes.Buffer
+	for i, p := range x.places {
+		text := "does not answer"
+		if res, err := x.c.HTTP.Get(p.master + "/readyz"); err == nil {
+			answer, _ := io.ReadAll(res.Body)
+			res.Body.Close()
+			text = string(answer)
+		}
+		fmt.Fprintf(&b, "   node %d: %s\n", i+1, text)
+	}
+	return b.String()
 }
 
 func (x *chaos) submit(i int, data string) {
@@ -547,7 +581,7 @@ func (x *chaos) bytesOf(e volume.Entry, c cluster.ViewCopy) ([]byte, error) {
 
 func (x *chaos) summary() string {
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "%d files; slowest request answered after %v", len(x.files), x.slowest)
+	fmt.Fprintf(&b, "%d files; slowest answer %v, at an affected node %v", len(x.files), x.slowest, x.slowCut)
 	for _, what := range slices.Sorted(maps.Keys(x.count)) {
 		fmt.Fprintf(&b, "; %s: %d", what, x.count[what])
 	}
