@@ -124,6 +124,7 @@ type Entry struct {
 	Primary    NodeID   `json:"primary"`
 	InSync     []Holder `json:"in_sync"`           // the primary is one of them
 	Joining    []Holder `json:"joining,omitempty"` // copies that catch up; they count for nothing
+	Born       int64    `json:"born,omitempty"`    // when it was made, in unix seconds by the clock of the leader; 0: not known
 }
 
 // Holder returns the copy that node holds, and whether it is in sync.
@@ -164,7 +165,8 @@ const (
 	CopyLost    CopyState = "lost"
 )
 
-// CopyReport is a node's observation of one of its copies.
+// CopyReport is a node's observation of one of its copies. Copy 0 is a foreign
+// volume: one without files of ours, which is served for reads.
 type CopyReport struct {
 	Volume     ID        `json:"volume"`
 	Copy       CopyID    `json:"copy"`
@@ -211,12 +213,15 @@ type Report struct {
 	Gone   []ID         `json:"gone,omitempty"` // volumes no longer on this node
 	Disks  []DiskReport `json:"disks,omitempty"`
 	Aside  []SetAside   `json:"aside,omitempty"` // in full reports and when it changes; see SetAsideKnown
+	Now    time.Time    `json:"now,omitzero"`    // the node's clock when it was made
 }
 
 // SetAside is a volume found on disk that is not served.
 type SetAside struct {
 	Path   string `json:"path"`
+	Volume ID     `json:"volume,omitempty"` // 0 when the name does not tell
 	Reason string `json:"reason"`
+	Moved  bool   `json:"moved,omitempty"` // by order, to make room for another copy: nothing waits for it
 }
 
 // Orders is what the leader tells a volume server: the entries that name the
@@ -261,8 +266,8 @@ const (
 	// AskLead: a copy in sync wants to lead in a new epoch with the same
 	// in-sync set: it restarted as primary, or lost its tail (rule R10).
 	AskLead AskKind = "lead"
-	// AskRemove: the primary cannot reach these copies while a write waits.
-	// They leave the in-sync set and become joining.
+	// AskRemove: the primary cannot reach these copies while a write waits, or
+	// they are Unfit. They leave the in-sync set and become joining.
 	AskRemove AskKind = "remove"
 	// AskAdd: these joining copies have all that the primary has (rule R9).
 	AskAdd AskKind = "add"
@@ -285,6 +290,12 @@ type Ask struct {
 	Failed bool     `json:"failed,omitempty"` // with AskYield: From is never to be in sync again (rule R5)
 
 	Generation uint32 `json:"generation,omitempty"` // with AskCompact
+	// Unfit, with AskRemove: Copies lack what is committed and have to go, however
+	// few are left.
+	Unfit bool `json:"unfit,omitempty"`
+	// Replace, with AskRemove: copies, in sync or joining, that differ from the
+	// primary's and can never follow it. Their nodes need new ones, with other ids.
+	Replace []Holder `json:"replace,omitempty"`
 }
 
 // Node is what clients need to know of a volume server.

@@ -24,6 +24,12 @@ func (t *term) ask(ctx context.Context, ask volume.Ask) (volume.Entry, error) {
 		if !ok {
 			return volume.Entry{}, fmt.Errorf("%w: volume %d", volume.ErrNoVolume, ask.Volume)
 		}
+		if len(ask.Replace) > 0 && placement.Entitled(e, ask) == nil {
+			t.condemn(ask)
+			if len(ask.Copies) == 0 {
+				return *e, nil
+			}
+		}
 		view, vol := t.topo.Look(e, time.Now())
 		ch, err := placement.Answer(view, vol, ask)
 		if err != nil {
@@ -38,6 +44,16 @@ func (t *term) ask(ctx context.Context, ask volume.Ask) (volume.Entry, error) {
 			continue // the version moved; the epoch perhaps not
 		}
 		return t.inForce(ask.Volume, err)
+	}
+}
+
+// condemn notes copies that differ from the primary's. The round loop lets
+// others join in their place, at its own pace: copies that fail again and again
+// must not be made in a storm.
+func (t *term) condemn(ask volume.Ask) {
+	if t.topo.Condemn(ask.Volume, ask.Replace) {
+		t.log.Warn("copies differ from the primary's and are to be made anew", "volume", ask.Volume, "peer", ask.From.Node, "copies", ask.Replace)
+		t.moved.raise()
 	}
 }
 

@@ -14,14 +14,8 @@ import (
 // that cannot be granted now is volume.ErrUnavailable.
 func Answer(v View, vol Volume, ask volume.Ask) (catalog.Change, error) {
 	e := vol.Entry
-	from, inSync, ok := e.Holder(ask.From.Node)
-	switch {
-	case ask.Epoch != e.Epoch:
-		return catalog.Change{}, fmt.Errorf("%w: volume %d is at epoch %d, not %d", volume.ErrStale, e.Volume, e.Epoch, ask.Epoch)
-	case !ok || !inSync || from != ask.From:
-		return catalog.Change{}, fmt.Errorf("%w: volume %d: copy %s on node %s is not in sync in epoch %d", volume.ErrStale, e.Volume, ask.From.Copy, ask.From.Node, e.Epoch)
-	case ask.Kind != volume.AskLead && ask.From.Node != e.Primary && !(ask.Kind == volume.AskYield && ask.Failed):
-		return catalog.Change{}, fmt.Errorf("%w: %w", volume.ErrStale, &volume.NotPrimaryError{Volume: e.Volume, Primary: e.Primary})
+	if err := Entitled(e, ask); err != nil {
+		return catalog.Change{}, err
 	}
 	d := &draft{plan: &plan{sites: newSites(v)}, vol: &vol, next: *e}
 	d.next.InSync, d.next.Joining = slices.Clone(e.InSync), slices.Clone(e.Joining)
@@ -48,6 +42,21 @@ func Answer(v View, vol Volume, ask volume.Ask) (catalog.Change, error) {
 	return ch, err
 }
 
+// Entitled is nil when the copy that asks may ask that now, and else
+// volume.ErrStale.
+func Entitled(e *volume.Entry, ask volume.Ask) error {
+	from, inSync, ok := e.Holder(ask.From.Node)
+	switch {
+	case ask.Epoch != e.Epoch:
+		return fmt.Errorf("%w: volume %d is at epoch %d, not %d", volume.ErrStale, e.Volume, e.Epoch, ask.Epoch)
+	case !ok || !inSync || from != ask.From:
+		return fmt.Errorf("%w: volume %d: copy %s on node %s is not in sync in epoch %d", volume.ErrStale, e.Volume, ask.From.Copy, ask.From.Node, e.Epoch)
+	case ask.Kind != volume.AskLead && ask.From.Node != e.Primary && !(ask.Kind == volume.AskYield && ask.Failed):
+		return fmt.Errorf("%w: %w", volume.ErrStale, &volume.NotPrimaryError{Volume: e.Volume, Primary: e.Primary})
+	}
+	return nil
+}
+
 // askLead grants a new epoch to the primary as it is, and to another copy only
 // when the primary is gone.
 func (d *draft) askLead(ask volume.Ask) error {
@@ -64,9 +73,10 @@ func (d *draft) askLead(ask volume.Ask) error {
 	return nil
 }
 
-// askRemove moves copies out of sync. Fewer than the placement needs to write
-// are refused: nothing could be acknowledged then, and each copy still in sync
-// is one that can bring the volume back.
+// askRemove moves copies out of sync. When that leaves fewer than the placement
+// needs to write, silent ones are not: nothing could be acknowledged then, and
+// each copy in sync is one that can bring the volume back. Unfit ones go all the
+// same: they lack what was acknowledged, and must not lead (rule R7).
 func (d *draft) askRemove(ask volume.Ask) error {
 	if !d.alive(ask.From) {
 		return fmt.Errorf("%w: volume %d: node %s does not look alive", volume.ErrUnavailable, d.next.Volume, ask.From.Node)
@@ -79,7 +89,7 @@ func (d *draft) askRemove(ask volume.Ask) error {
 		d.next.InSync = slices.Delete(d.next.InSync, i, i+1)
 		d.next.Joining = append(d.next.Joining, h)
 	}
-	if least := d.next.Spec.Placement.MinCopies(); len(d.next.InSync) < least {
+	if least := d.next.Spec.Placement.MinCopies(); len(d.next.InSync) < least && !ask.Unfit {
 		return fmt.Errorf("%w: volume %d: %d copies would be left in sync, writing needs %d", volume.ErrUnavailable, d.next.Volume, len(d.next.InSync), least)
 	}
 	return nil

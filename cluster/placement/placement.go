@@ -39,7 +39,14 @@ type Node struct {
 type Volume struct {
 	Entry  *volume.Entry
 	Copies []Copy        // of holders that have reported a copy, whatever its id
-	Age    time.Duration // how long it has been seen in StateNew; 0 in other states
+	Age    time.Duration // how long it has been seen in StateNew, or in StateExpired; 0 in other states
+	// Unfit are copies of which the primary said that they differ from its own and
+	// can never follow it. They do not know that themselves.
+	Unfit []volume.Holder
+	// Old is the time since the volume was made, 0 when that is not known. Idle is
+	// the time since the newest record in it was appended, 0 when that is not
+	// known or there is none. Both are by the slowest clock of the cluster.
+	Old, Idle time.Duration
 }
 
 // Copy is one node's report on a volume.

@@ -21,11 +21,21 @@ func (vol *Volume) report(node volume.NodeID) *volume.CopyReport {
 	return nil
 }
 
-// bad reports whether copy h can never be used again: it is lost (rule R6) or
-// has failed (rule R5). A report of another copy id says nothing of h.
+// bad reports whether copy h can never be used again: it is lost (rule R6), has
+// failed (rule R5), or differs from the primary's, whatever it says of itself. A
+// report of another copy id says nothing of h.
 func (vol *Volume) bad(h volume.Holder) bool {
 	r := vol.report(h.Node)
-	return r != nil && r.Copy == h.Copy && (r.State == volume.CopyLost || r.State == volume.CopyFailed)
+	return r != nil && r.Copy == h.Copy && (r.State == volume.CopyLost || r.State == volume.CopyFailed) || slices.Contains(vol.Unfit, h)
+}
+
+// wrong says what is wrong with a bad copy.
+func (vol *Volume) wrong(h volume.Holder) string {
+	r := vol.report(h.Node)
+	if r == nil || r.Copy != h.Copy || r.State == volume.CopyHealthy {
+		return "other than the primary's"
+	}
+	return fmt.Sprintf("%s (%s)", r.State, cmp.Or(r.Reason, "no reason given"))
 }
 
 // healthy reports whether h is there, as its node says.
@@ -115,7 +125,7 @@ func (p *plan) settleNew(vol *Volume) (Step, bool) {
 		why := ""
 		switch {
 		case vol.bad(h):
-			why = fmt.Sprintf("node %s could not make its copy: %s", h.Node, vol.report(h.Node).Reason)
+			why = fmt.Sprintf("node %s could not make its copy: %s", h.Node, vol.wrong(h))
 		case !p.alive(h) && p.away(h) > p.set.NewTimeout:
 			why = fmt.Sprintf("node %s went away before the volume was open", h.Node)
 		case vol.Age > 5*p.set.NewTimeout && !vol.healthy(h):
@@ -158,8 +168,7 @@ func (d *draft) dropBad() {
 		if !d.vol.bad(h) {
 			return false
 		}
-		r := d.vol.report(h.Node)
-		d.because("the copy on node %s is %s (%s)", h.Node, r.State, cmp.Or(r.Reason, "no reason given"))
+		d.because("the copy on node %s is %s", h.Node, d.vol.wrong(h))
 		d.remade = append(d.remade, h.Node)
 		return true
 	}
@@ -179,7 +188,7 @@ func (d *draft) failed() bool {
 		return false
 	}
 	r := d.vol.report(d.next.Primary)
-	return d.vol.bad(d.next.InSync[0]) && r.State == volume.CopyFailed
+	return d.vol.bad(d.next.InSync[0]) && r != nil && r.State == volume.CopyFailed
 }
 
 // led reports whether the primary is there.
@@ -360,6 +369,9 @@ func Drops(strays []Stray, entry func(volume.ID) (*volume.Entry, bool)) []volume
 	var out []volume.Drop
 	for _, s := range strays {
 		r := s.Report
+		if r.Copy == 0 {
+			continue // not ours
+		}
 		if s.Deleted {
 			out = append(out, volume.Drop{Volume: r.Volume, Copy: r.Copy, Deleted: true})
 			continue

@@ -34,8 +34,15 @@ type Map struct {
 
 	mu      sync.Mutex
 	nodes   map[volume.NodeID]*node
-	streams uint64                  // counts streams, to give them ids
-	young   map[volume.ID]time.Time // when a volume in StateNew was first seen
+	streams uint64                        // counts streams, to give them ids
+	passing map[volume.ID]passing         // volumes in a state that does not last
+	unfit   map[volume.ID][]volume.Holder // what Condemn was told
+}
+
+// passing is since when a volume has been seen in a state.
+type passing struct {
+	state volume.State
+	since time.Time
 }
 
 // node is what is known of one volume server.
@@ -53,6 +60,7 @@ type node struct {
 	disks    []volume.DiskReport
 	aside    []volume.SetAside
 	build    string
+	clock    time.Duration // what its clock was ahead of this one at its last report; at most that
 }
 
 // New makes the Map of a term that began at now.
@@ -60,7 +68,8 @@ func New(set Settings, now time.Time) *Map {
 	set.Silence = cmp.Or(set.Silence, time.Second)
 	set.Warmup = cmp.Or(set.Warmup, 1500*time.Millisecond)
 	set.Frozen = cmp.Or(set.Frozen, 10*time.Second)
-	return &Map{set: set, started: now, nodes: map[volume.NodeID]*node{}, young: map[volume.ID]time.Time{}}
+	return &Map{set: set, started: now, nodes: map[volume.NodeID]*node{},
+		passing: map[volume.ID]passing{}, unfit: map[volume.ID][]volume.Holder{}}
 }
 
 func (m *Map) nodeLocked(id volume.NodeID) *node {
@@ -143,6 +152,9 @@ func (m *Map) Report(stream uint64, r volume.Report, now time.Time) (news, curre
 	}
 	if r.Aside != nil {
 		n.aside = r.Aside
+	}
+	if !r.Now.IsZero() {
+		n.clock = r.Now.Round(0).Sub(now.Round(0)) // clocks on the wall
 	}
 	return news, true
 }
@@ -273,7 +285,7 @@ func (m *Map) View(cat *catalog.Catalog, now time.Time) placement.View {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.holdersLocked(cat.Volumes())
-	m.forgetYoungLocked(cat)
+	m.forgetLocked(cat)
 	v := placement.View{Volumes: make([]placement.Volume, 0, len(cat.Volumes()))}
 	for _, n := range m.nodes {
 		v.Nodes = append(v.Nodes, m.placementLocked(n, now))
@@ -309,21 +321,104 @@ func (m *Map) volumeLocked(e *volume.Entry, now time.Time) placement.Volume {
 			}
 		}
 	}
-	if e.State == volume.StateNew {
-		if _, ok := m.young[e.Volume]; !ok {
-			m.young[e.Volume] = now
+	vol.Unfit = m.unfit[e.Volume]
+	if e.State == volume.StateNew || e.State == volume.StateExpired {
+		p := m.passing[e.Volume]
+		if p.state != e.State {
+			p = passing{e.State, now}
+			m.passing[e.Volume] = p
 		}
-		vol.Age = now.Sub(m.young[e.Volume])
+		vol.Age = now.Sub(p.since)
+	}
+	if !e.Spec.TTL.IsZero() {
+		vol.Old, vol.Idle = m.agesLocked(&vol, now)
 	}
 	return vol
 }
 
-func (m *Map) forgetYoungLocked(cat *catalog.Catalog) {
-	for id := range m.young {
-		if e, ok := cat.Volume(id); !ok || e.State != volume.StateNew {
-			delete(m.young, id)
+// agesLocked gives Old and Idle of a volume. Files are lost by them, so time is
+// what the slowest clock says: one that is wrong must not end anything.
+func (m *Map) agesLocked(vol *placement.Volume, now time.Time) (old, idle time.Duration) {
+	slowest := now.Round(0)
+	for _, n := range m.nodes {
+		if n.stream != 0 {
+			slowest = minTime(slowest, now.Round(0).Add(n.clock))
 		}
 	}
+	e := vol.Entry
+	if e.Born != 0 {
+		old = max(slowest.Sub(time.Unix(e.Born, 0)), 0)
+	}
+	h, _, _ := e.Holder(e.Primary)
+	for _, c := range vol.Copies {
+		if r := c.Report; c.Node == h.Node && r.Copy == h.Copy && r.State == volume.CopyHealthy && r.Size > emptyVolume && !r.Modified.IsZero() {
+			idle = max(slowest.Sub(r.Modified), 0)
+		}
+	}
+	return old, idle
+}
+
+// emptyVolume is the length of a .dat without records: its super block.
+const emptyVolume = 8
+
+func minTime(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// forgetLocked drops what is known of volumes that are not what they were.
+func (m *Map) forgetLocked(cat *catalog.Catalog) {
+	for id, p := range m.passing {
+		if e, ok := cat.Volume(id); !ok || e.State != p.state {
+			delete(m.passing, id)
+		}
+	}
+	for id, hs := range m.unfit {
+		e, ok := cat.Volume(id)
+		left := slices.DeleteFunc(slices.Clone(hs), func(h volume.Holder) bool {
+			return !ok || !slices.Contains(e.InSync, h) && !slices.Contains(e.Joining, h)
+		})
+		if m.unfit[id] = left; len(left) == 0 {
+			delete(m.unfit, id)
+		}
+	}
+}
+
+// Condemn notes that the primary of a volume found copies that differ from its
+// own and can never follow it. It reports whether any of them is news.
+func (m *Map) Condemn(id volume.ID, copies []volume.Holder) (news bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, h := range copies {
+		if !slices.Contains(m.unfit[id], h) {
+			m.unfit[id] = append(slices.Clip(m.unfit[id]), h)
+			news = true
+		}
+	}
+	return news
+}
+
+// HighestID is the highest volume id below limit that any node reports, foreign
+// volumes and those set aside included.
+func (m *Map) HighestID(limit volume.ID) (highest volume.ID) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	see := func(id volume.ID) {
+		if id < limit {
+			highest = max(highest, id)
+		}
+	}
+	for _, n := range m.nodes {
+		for id := range n.copies {
+			see(id)
+		}
+		for _, a := range n.aside {
+			see(a.Volume)
+		}
+	}
+	return highest
 }
 
 // Strays lists the copies that one node reports and cat does not name, by
@@ -380,7 +475,8 @@ func (m *Map) Nodes(now time.Time) []cluster.ViewNode {
 	var out []cluster.ViewNode
 	for _, n := range m.nodes {
 		p := m.placementLocked(n, now)
-		v := cluster.ViewNode{Node: p.Node, Alive: p.Alive, Ready: p.Ready, LastReportMS: -1, Disks: n.disks, Aside: n.aside, Version: n.build}
+		v := cluster.ViewNode{Node: p.Node, Alive: p.Alive, Ready: p.Ready, LastReportMS: -1, Disks: n.disks, Aside: n.aside, Version: n.build,
+			ClockMS: n.clock.Milliseconds()}
 		if !n.reported.IsZero() {
 			v.LastReportMS = now.Sub(n.reported).Milliseconds()
 		}

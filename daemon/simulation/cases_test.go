@@ -344,3 +344,22 @@ func TestALateAcknowledgementOfAnotherStreamCountsForNothing(t *testing.T) {
 	}
 	w.finish(t)
 }
+
+// A copy whose bytes differ from the primary's, and which does not know it, is
+// made anew under another id; nothing of it is shown meanwhile.
+func TestACopyWithOtherBytesIsMadeAnew(t *testing.T) {
+	t.Parallel()
+	w, id := calm(t, 2, 2)
+	w.kill("b")
+	w.ack(id, "a", 2) // b is dropped from the set for it
+	d := w.node("b").disks[id]
+	d.data[replica.Origin+4]++
+	d.committed, d.agreed = replica.Origin, replica.Origin
+	w.start("b")
+	w.lead.settles = true
+	w.until(5*time.Second, "another copy on b", func() bool {
+		h, inSync, _ := w.entry(id).Holder("b")
+		return inSync && h.Copy != d.copy
+	})
+	w.finish(t)
+}

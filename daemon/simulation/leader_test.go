@@ -128,7 +128,9 @@ func (l *leader) granted(e volume.Entry, a volume.Ask) (next volume.Entry, ok bo
 	case a.Kind == volume.AskRemove:
 		next.InSync = without(e.InSync, a.Copies...)
 		next.Joining = append(without(e.Joining, a.Copies...), without(e.InSync, next.InSync...)...)
-		return next, len(next.InSync) < len(e.InSync) && slices.Contains(next.InSync, a.From)
+		next.InSync, next.Joining = without(next.InSync, a.Replace...), without(next.Joining, a.Replace...)
+		fewer := len(next.InSync)+len(next.Joining) < len(e.InSync)+len(e.Joining)
+		return next, (fewer || len(next.InSync) < len(e.InSync)) && slices.Contains(next.InSync, a.From)
 	case a.Kind == volume.AskAdd:
 		add := slices.DeleteFunc(slices.Clone(a.Copies), func(h volume.Holder) bool { return !slices.Contains(e.Joining, h) })
 		next.InSync, next.Joining = slices.Concat(e.InSync, add), without(e.Joining, add...)

@@ -80,10 +80,9 @@ type peerState struct {
 
 // plan is an Adopt under way.
 type plan struct {
-	stream    uint64
-	epoch     volume.Epoch
-	epochs    []volume.EpochStart
-	committed int64 // the primary's
+	stream uint64
+	epoch  volume.Epoch
+	epochs []volume.EpochStart
 }
 
 // stream is the one that this copy acknowledges; id 0 is none.

@@ -64,7 +64,7 @@ func (c *Core) attach(m Message, inSync bool, refuse refusal) (Adopt, *Message) 
 	}
 	c.follow = stream{} // whatever was followed before
 	c.end, c.durable = at, min(c.durable, at)
-	c.plan = &plan{stream: m.Stream, epoch: m.Entry.Epoch, epochs: m.Epochs, committed: m.Committed}
+	c.plan = &plan{stream: m.Stream, epoch: m.Entry.Epoch, epochs: m.Epochs}
 	return Adopt{Stream: m.Stream, Cut: cut, Epochs: m.Epochs}, nil
 }
 
@@ -77,8 +77,9 @@ func (c *Core) Adopted(streamID uint64, end int64) {
 		return
 	}
 	c.plan = nil
+	// Nothing is published by this: the primary has yet to see that both hold the
+	// same bytes, and says with its first batch how many of them are committed.
 	c.end, c.durable, c.epochs = end, end, p.epochs
-	c.commit(min(p.committed, end))
 	if c.entry.Epoch > p.epoch {
 		c.emit(Unfollow{streamID})
 	} else {

@@ -236,12 +236,14 @@ func (c *Core) wanted() []volume.Ask {
 		return []volume.Ask{ask(volume.AskLead)} // rule R10: a run before this one led in this epoch
 	}
 	var asks []volume.Ask
-	unfit, silent := c.removable()
-	if len(unfit) > 0 {
-		a := ask(volume.AskRemove, unfit...)
+	unfit, silent, replace := c.removable()
+	if len(unfit)+len(silent)+len(replace) > 0 {
+		a := ask(volume.AskRemove, silent...)
+		if len(unfit) > 0 {
+			a.Copies, a.Unfit = unfit, true
+		}
+		a.Replace = replace
 		asks = append(asks, a)
-	} else if len(silent) > 0 {
-		asks = append(asks, ask(volume.AskRemove, silent...))
 	}
 	add, renew := c.addable()
 	if len(add) > 0 {
@@ -259,7 +261,8 @@ func (c *Core) wanted() []volume.Ask {
 // removable lists the copies that should not be in sync: the unfit do not hold
 // what is committed and have to go at once, however few are left; the silent
 // hold up something that waits, and go as long as enough are left to write.
-func (c *Core) removable() (unfit, silent []volume.Holder) {
+// Those to replace, in sync or joining, can never follow under the ids they have.
+func (c *Core) removable() (unfit, silent, replace []volume.Holder) {
 	least := c.entry.Spec.Placement.MinCopies()
 	for _, h := range c.entry.InSync {
 		p := c.peers[h]
@@ -267,11 +270,20 @@ func (c *Core) removable() (unfit, silent []volume.Holder) {
 		case p == nil:
 		case p.refused != "":
 			unfit = append(unfit, h)
+			if p.refused != CodeBehind {
+				replace = append(replace, h)
+			}
 		case p.suspect && c.waiting() && len(c.entry.InSync)-len(silent) > least:
 			silent = append(silent, h)
 		}
 	}
-	return unfit, silent
+	for _, h := range c.entry.Joining {
+		// One addressed in vain may be about to be made.
+		if p := c.peers[h]; p != nil && (p.refused == CodeDiverged || p.refused == CodeFailed) {
+			replace = append(replace, h)
+		}
+	}
+	return unfit, silent, replace
 }
 
 // addable lists the joining copies to ask for, and reports whether a new epoch
@@ -296,5 +308,6 @@ func compareHolders(a, b volume.Holder) int {
 }
 
 func same(a, b volume.Ask) bool {
-	return a.Kind == b.Kind && a.Epoch == b.Epoch && slices.Equal(a.Copies, b.Copies) && a.Failed == b.Failed
+	return a.Kind == b.Kind && a.Epoch == b.Epoch && slices.Equal(a.Copies, b.Copies) && a.Failed == b.Failed &&
+		a.Unfit == b.Unfit && slices.Equal(a.Replace, b.Replace)
 }

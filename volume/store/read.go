@@ -156,7 +156,9 @@ func (v *Volume) ReadAt(p []byte, off int64) (int, error) {
 }
 
 // Checksum is the CRC-32C of the first upto bytes of .dat, as they were
-// appended; at most one MiB of it is read (all of it in a foreign volume).
+// appended; at most one MiB of it is read (all of it in a foreign volume). When
+// what is read is not what was appended the error is a volume.CorruptError: this
+// copy must not be held against another.
 func (v *Volume) Checksum(upto int64) (uint32, error) {
 	v.mu.Lock()
 	s, end := v.sums, v.end
@@ -164,9 +166,15 @@ func (v *Volume) Checksum(upto int64) (uint32, error) {
 	if upto < 0 || upto > end {
 		return 0, fmt.Errorf("%w: checksum of %d bytes of volume %d, which has %d", volume.ErrBadRequest, upto, v.id, end)
 	}
-	s, err := s.cut(v.dat, upto)
+	part, err := s.cut(v.dat, upto)
+	if err == nil && upto < s.end && upto%sumBlock != 0 {
+		var whole sums
+		if whole, err = part.cut(v.dat, min((upto/sumBlock+1)*sumBlock, s.end)); err == nil && whole.last != s.at(whole.end) {
+			err = &volume.CorruptError{Volume: v.id, Offset: upto / sumBlock * sumBlock, Reason: "the MiB from there on is not as it was appended"}
+		}
+	}
 	if err != nil {
 		return 0, fmt.Errorf("checksum of volume %d: %w", v.id, err)
 	}
-	return s.last, nil
+	return part.last, nil
 }

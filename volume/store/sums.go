@@ -30,6 +30,14 @@ func (s sums) plus(p []byte) sums {
 	return s
 }
 
+// at is the sum up to end, which is a whole number of MiB or the end of s.
+func (s sums) at(end int64) uint32 {
+	if end == s.end {
+		return s.last
+	}
+	return s.blocks[end/sumBlock-1]
+}
+
 // cut is s after the file, f, was or will be cut to end, or would be: bytes
 // past it do not matter. The end may also be larger: what s lacks is read.
 func (s sums) cut(f io.ReaderAt, end int64) (sums, error) {
