@@ -6,7 +6,7 @@ import "weedd/volume"
 // it in JSON and `weedd status` prints it. Decisions (the entries of volumes) come
 // from the catalog, everything else is observation and may be some seconds old.
 // Lists are sorted: masters by address, nodes by id, volumes by number, problems
-// with errors first.
+// the gravest first.
 type View struct {
 	ClusterID string        `json:"cluster_id"`
 	Leader    ViewLeader    `json:"leader"`         // zero while nobody leads
@@ -41,6 +41,7 @@ type ViewNode struct {
 	Disks        []volume.DiskReport `json:"disks"`
 	Aside        []volume.SetAside   `json:"aside,omitempty"`
 	Version      string              `json:"version,omitempty"`
+	ClockMS      int64               `json:"clock_ms,omitempty"` // milliseconds that its clock was ahead of the leader's at its last report
 }
 
 // ViewVolume is one volume: what is decided about it, and what its holders say.
@@ -58,14 +59,27 @@ type ViewCopy struct {
 }
 
 // ViewProblem is something that an operator wants to know: an error costs
-// copies, room or service now; a warning may come to that.
+// copies, room or service now; a warning may come to that; information does not.
 type ViewProblem struct {
-	Severity string `json:"severity"` // SeverityWarn or SeverityError
+	Severity string `json:"severity"` // SeverityError, SeverityWarn or SeverityInfo
 	What     string `json:"what"`     // a sentence, such as "volume 7: 1 of 2 copies in sync (node x is away)"
 }
 
-// The severities of a ViewProblem.
+// The severities of a ViewProblem, the gravest first. Info is no trouble: it is
+// worth knowing.
 const (
-	SeverityWarn  = "warn"
 	SeverityError = "error"
+	SeverityWarn  = "warn"
+	SeverityInfo  = "info"
 )
+
+// Rank orders problems: the gravest has the lowest.
+func (p ViewProblem) Rank() int {
+	switch p.Severity {
+	case SeverityError:
+		return 0
+	case SeverityWarn:
+		return 1
+	}
+	return 2
+}

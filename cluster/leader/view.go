@@ -36,13 +36,16 @@ func (t *term) view() cluster.View {
 		}
 	}
 	for _, s := range pv.Strays {
-		if !s.Deleted {
+		switch {
+		case s.Report.Copy == 0:
+			v.Problems = append(v.Problems, info("volume %d on node %s is not of this cluster; served for reads", s.Report.Volume, s.Node))
+		case !s.Deleted:
 			v.Problems = append(v.Problems, warn("volume %d: the copy %s on node %s is not in the catalog", s.Report.Volume, s.Report.Copy, s.Node))
 		}
 	}
 	v.Problems = append(v.Problems, nodeProblems(v.Nodes)...)
 	v.Problems = append(v.Problems, masterProblems(v.Masters)...)
-	slices.SortStableFunc(v.Problems, func(a, b cluster.ViewProblem) int { return cmp.Compare(a.Severity, b.Severity) }) // "error" < "warn"
+	slices.SortStableFunc(v.Problems, func(a, b cluster.ViewProblem) int { return cmp.Compare(a.Rank(), b.Rank()) })
 	return v
 }
 
@@ -60,6 +63,10 @@ func viewVolume(vol placement.Volume) cluster.ViewVolume {
 		}
 	}
 	return out
+}
+
+func info(format string, args ...any) cluster.ViewProblem {
+	return cluster.ViewProblem{Severity: cluster.SeverityInfo, What: fmt.Sprintf(format, args...)}
 }
 
 func warn(format string, args ...any) cluster.ViewProblem {
@@ -97,6 +104,10 @@ func volumeProblem(vol placement.Volume, alive map[volume.NodeID]bool) (cluster.
 	return cluster.ViewProblem{}, false
 }
 
+// clockOff is by how much the clock of a node may differ from the leader's.
+// Files expire by it.
+const clockOff = 10 * time.Second
+
 func nodeProblems(nodes []cluster.ViewNode) (out []cluster.ViewProblem) {
 	for _, n := range nodes {
 		if !n.Alive {
@@ -105,6 +116,9 @@ func nodeProblems(nodes []cluster.ViewNode) (out []cluster.ViewProblem) {
 		}
 		if !n.Ready {
 			out = append(out, warn("volume server %s (%s) is not ready", n.ID, n.URL))
+		}
+		if off := time.Duration(n.ClockMS) * time.Millisecond; off.Abs() > clockOff {
+			out = append(out, warn("volume server %s (%s): its clock is off by %v", n.ID, n.URL, off.Round(time.Second)))
 		}
 		for _, d := range n.Disks {
 			switch {
@@ -115,7 +129,11 @@ func nodeProblems(nodes []cluster.ViewNode) (out []cluster.ViewProblem) {
 			}
 		}
 		for _, a := range n.Aside {
-			out = append(out, fail("volume server %s: %s is set aside: %s", n.ID, a.Path, a.Reason))
+			say := fail
+			if a.Moved {
+				say = warn // what it stood for is elsewhere; it is kept for an operator to look at
+			}
+			out = append(out, say("volume server %s: %s is set aside: %s", n.ID, a.Path, a.Reason))
 		}
 	}
 	return out

@@ -72,7 +72,7 @@ func status(ctx context.Context, opt statusOptions, out io.Writer) error {
 	if view.Leader == (cluster.ViewLeader{}) && !slices.ContainsFunc(view.Problems, isError) {
 		view.Problems = append(view.Problems, cluster.ViewProblem{Severity: cluster.SeverityError, What: "no master leads"})
 	}
-	slices.SortStableFunc(view.Problems, func(a, b cluster.ViewProblem) int { return cmp.Compare(rank(a), rank(b)) })
+	slices.SortStableFunc(view.Problems, func(a, b cluster.ViewProblem) int { return cmp.Compare(a.Rank(), b.Rank()) })
 	if opt.json {
 		enc := json.NewEncoder(out)
 		enc.SetIndent("", "  ")
@@ -109,12 +109,7 @@ func askMasters(ctx context.Context, c *client.Client, view cluster.View) []clus
 
 func isError(p cluster.ViewProblem) bool { return p.Severity == cluster.SeverityError }
 
-func rank(p cluster.ViewProblem) int {
-	if isError(p) {
-		return 0
-	}
-	return 1
-}
+func isWarning(p cluster.ViewProblem) bool { return p.Severity == cluster.SeverityWarn }
 
 func count[T any](all []T, is func(T) bool) int {
 	n := 0
@@ -155,7 +150,7 @@ func printView(out io.Writer, v cluster.View, volumes bool) error {
 
 func printSummary(b *strings.Builder, v cluster.View) {
 	health := "healthy"
-	if e, w := count(v.Problems, isError), len(v.Problems); e > 0 {
+	if e, w := count(v.Problems, isError), count(v.Problems, isWarning); e > 0 {
 		health = plural(e, "error")
 	} else if w > 0 {
 		health = "healthy, " + plural(w, "warning")

@@ -114,13 +114,14 @@ func (s *Server) fullReport() volume.Report {
 	clear(s.dirty)
 	s.gone = nil
 	s.mu.Unlock()
-	return volume.Report{Node: s.opts.Node, Run: s.opts.Run, Build: s.opts.Version, Full: true, Copies: s.reports(), Disks: s.opts.Store.Disks(), Aside: s.aside()}
+	return volume.Report{Node: s.opts.Node, Run: s.opts.Run, Build: s.opts.Version, Full: true,
+		Copies: s.reports(), Disks: s.opts.Store.Disks(), Aside: s.aside(), Now: s.opts.Now()}
 }
 
 // changes reports the copies that said that they changed, or those that differ
 // from what was sent, with the disks.
 func (s *Server) changes(sent map[volume.ID]volume.CopyReport, all bool) volume.Report {
-	rep := volume.Report{Node: s.opts.Node, Run: s.opts.Run}
+	rep := volume.Report{Node: s.opts.Node, Run: s.opts.Run, Now: s.opts.Now()}
 	s.mu.Lock()
 	dirty := s.dirty
 	s.dirty = map[volume.ID]bool{}
@@ -144,10 +145,14 @@ func (s *Server) changes(sent map[volume.ID]volume.CopyReport, all bool) volume.
 	return rep
 }
 
-// reports lists all copies that entries may name, lost ones too, by volume.
+// reports lists all copies that entries may name, lost ones too, and foreign
+// volumes, by volume.
 func (s *Server) reports() []volume.CopyReport {
+	var ids []volume.ID
+	for _, v := range s.foreignVolumes() {
+		ids = append(ids, v.ID())
+	}
 	s.mu.Lock()
-	ids := make([]volume.ID, 0, len(s.copies)+len(s.lost))
 	for id := range s.copies {
 		ids = append(ids, id)
 	}
@@ -178,6 +183,9 @@ func (s *Server) reportOf(id volume.ID) (volume.CopyReport, bool) {
 	case r != nil:
 		return r.Report(), true
 	}
+	if v, err := s.opts.Store.Volume(id); err == nil && foreign(v) {
+		return foreignReport(v), true
+	}
 	return volume.CopyReport{}, false
 }
 
@@ -191,28 +199,24 @@ func (s *Server) foreignVolumes() []*store.Volume {
 
 func foreign(v *store.Volume) bool { return v.Foreign() || v.CopyID() == 0 }
 
-// aside lists what is not served, or not as a copy, sorted.
+// foreignReport describes a volume that is only read. It has no copy id.
+func foreignReport(v *store.Volume) volume.CopyReport {
+	files, deleted, deletedBytes, maxKey, size, modified, revision := v.Stats()
+	return volume.CopyReport{
+		Volume: v.ID(), Spec: v.Spec(), State: volume.CopyHealthy, Reason: foreignReason, Committed: size, Size: size, Files: files,
+		Deleted: deleted, DeletedB: deletedBytes, MaxKey: maxKey, Modified: modified, Revision: revision, Version: int(v.Version()),
+		ReadOnly: true,
+	}
+}
+
+// aside lists what is not served, sorted.
 func (s *Server) aside() []volume.SetAside {
 	list := slices.Clone(s.opts.Store.Aside())
-	for _, v := range s.foreignVolumes() {
-		list = append(list, volume.SetAside{Path: "volume " + v.ID().String(), Reason: foreignReason})
-	}
 	slices.SortFunc(list, func(a, b volume.SetAside) int { return cmp.Compare(a.Path, b.Path) })
 	return list
 }
 
-// Status is what this node has, for its own status page: volumes that are only
-// read are among the copies, without a copy id.
+// Status is what this node has, for its own status page.
 func (s *Server) Status() Status {
-	st := Status{Disks: s.opts.Store.Disks(), Copies: s.reports()}
-	for _, v := range s.foreignVolumes() {
-		files, deleted, deletedBytes, maxKey, size, modified, revision := v.Stats()
-		st.Copies = append(st.Copies, volume.CopyReport{
-			Volume: v.ID(), Spec: v.Spec(), State: volume.CopyHealthy, Reason: foreignReason, Committed: size, Size: size, Files: files,
-			Deleted: deleted, DeletedB: deletedBytes, MaxKey: maxKey, Modified: modified, Revision: revision, Version: int(v.Version()),
-			ReadOnly: true,
-		})
-	}
-	slices.SortFunc(st.Copies, func(a, b volume.CopyReport) int { return cmp.Compare(a.Volume, b.Volume) })
-	return st
+	return Status{Disks: s.opts.Store.Disks(), Copies: s.reports()}
 }

@@ -405,11 +405,7 @@ func TestAVolumeWithoutOurFilesIsOnlyRead(t *testing.T) {
 	if st := n.Status(); len(st.Copies) != 1 || !st.Copies[0].ReadOnly || st.Copies[0].Reason == "" || st.Copies[0].Copy != 0 {
 		t.Errorf("status: %+v", st.Copies)
 	}
-	c.eventually("the leader hears of it", func() bool {
-		c.master.mu.Lock()
-		defer c.master.mu.Unlock()
-		return len(c.master.aside["a"]) == 1
-	})
+	c.eventually("the leader hears of it", func() bool { return c.master.report("a", 1).ReadOnly })
 	c.master.grow(1, spec000, "a") // an order for a volume of this number touches nothing
 	c.eventually("the order is refused", func() bool { return c.master.report("a", 1).State == volume.CopyFailed })
 	c.wantFile("a", id, "old")

@@ -220,9 +220,20 @@ func (s *Store) Aside() []volume.SetAside {
 	defer s.mu.Unlock()
 	var list []volume.SetAside
 	for _, a := range s.aside {
-		list = append(list, volume.SetAside{Path: a.path, Reason: a.reason})
+		list = append(list, volume.SetAside{Path: a.path, Volume: a.number(), Reason: a.reason, Moved: a.id == 0})
 	}
 	return list
+}
+
+// number is the volume id, by the name of its folder (makeAside) if it was moved
+// away; 0 when that does not tell.
+func (a aside) number() volume.ID {
+	if a.id != 0 {
+		return a.id
+	}
+	parts := strings.Split(filepath.Base(a.path), "-")
+	_, id, _ := parseBase(strings.Join(parts[:max(len(parts)-2, 0)], "-"))
+	return id
 }
 
 // spareSlots is how many more volumes a directory without a Max says it takes:
