@@ -86,8 +86,8 @@ func fullCheck(fs vfs.FS, v *Volume) error {
 
 func checkIndex(v *Volume, index map[volume.Key]Row) error {
 	var keys int
-	for _, c := range v.index.Load().view.Load().merged() {
-		keys += len(c)
+	for range v.index.Load().all() {
+		keys++
 	}
 	if keys != len(index) {
 		return fmt.Errorf("%d keys in the index, %d in .dat", keys, len(index))

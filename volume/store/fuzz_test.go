@@ -83,11 +83,9 @@ func FuzzOpen(f *testing.F) {
 		}
 		s := openStore(t, fs)
 		for _, v := range s.Volumes() {
-			for _, c := range v.index.Load().view.Load().merged() {
-				for _, e := range c {
-					if n, err := v.Read(e.at.row()); err == nil {
-						n.Release()
-					}
+			for _, at := range v.index.Load().all() {
+				if n, err := v.Read(at.row()); err == nil {
+					n.Release()
 				}
 			}
 			if v.Foreign() {

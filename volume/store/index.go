@@ -2,6 +2,7 @@ package store
 
 import (
 	"cmp"
+	"iter"
 	"slices"
 	"sort"
 	"sync/atomic"
@@ -46,66 +47,235 @@ func (p place) replacedBy(offset int64, size int32) place {
 	}
 }
 
-// index maps keys to places: 16 bytes a key in sorted chunks, under a small
-// table of what changed lately. One goroutine at a time sets; any number get,
-// at any time, without waiting and without allocating: a table only ever gains
-// or overwrites single words, chunks are never changed, and both are replaced
-// together.
+// index maps keys to places: sorted, packed chunks under a small table of what
+// changed lately. One goroutine at a time sets; any number get, at any time,
+// without waiting and without allocating.
+//
+// A table that is full is merged into the chunks a bit with each set that
+// follows, so no set takes long. Until that is done readers look into it, too:
+// first recent, then merging, then the chunks. So it does no harm that a chunk
+// is replaced while they look: what it gains they would have found before.
 type index struct {
 	view atomic.Pointer[indexView]
+
+	// Of the writer, while there is something to merge.
+	fresh    []entry // of view.merging, sorted, those that no chunk has yet
+	old, run []entry // reused from chunk to chunk
 }
 
+// indexView is what readers see. Its slices keep their lengths; an element of
+// chunks is replaced by one that has the same keys and more.
 type indexView struct {
-	recent *table
-	chunks []chunk
-	firsts []volume.Key // the first key of each chunk, side by side for the search
+	recent  *table
+	merging *table       // nil when the chunks have all of it
+	firsts  []volume.Key // of each chunk
+	chunks  []atomic.Pointer[chunk]
 }
-
-func newView(recent *table, chunks []chunk) *indexView {
-	v := &indexView{recent: recent, chunks: chunks, firsts: make([]volume.Key, len(chunks))}
-	for i, c := range chunks {
-		v.firsts[i] = c[0].key
-	}
-	return v
-}
-
-// chunk is a sorted run of keys, none of which is at or past the next chunk's
-// first.
-type chunk []entry
 
 type entry struct {
 	key volume.Key
 	at  place
 }
 
-const chunkMax = 1024 // entries
+// newIndex makes an index that expects so many keys.
+func newIndex(keys int) *index {
+	x := &index{}
+	x.view.Store(&indexView{recent: newTable(keys)})
+	return x
+}
+
+// get returns the place of k, 0 if there is none.
+func (x *index) get(k volume.Key) place {
+	v := x.view.Load()
+	if p := v.recent.get(k); p != 0 {
+		return p
+	}
+	if v.merging != nil {
+		if p := v.merging.get(k); p != 0 {
+			return p
+		}
+	}
+	if i := v.chunkOf(k); i >= 0 {
+		return v.chunks[i].Load().find(k)
+	}
+	return 0
+}
+
+// chunkOf is the chunk that has k, if any has it; -1 before the first.
+func (v *indexView) chunkOf(k volume.Key) int {
+	low, high := 0, len(v.firsts)
+	for low < high {
+		if mid := int(uint(low+high) / 2); v.firsts[mid] <= k {
+			low = mid + 1
+		} else {
+			high = mid
+		}
+	}
+	return low - 1
+}
+
+// set changes the place of k; p is not 0.
+func (x *index) set(k volume.Key, p place) {
+	v := x.view.Load()
+	if v.recent.full() {
+		v = x.turn()
+	}
+	v.recent.set(k, p)
+	if len(x.fresh) > 0 {
+		x.step()
+	}
+}
+
+// turn begins to merge the table of recent changes, and makes a new one.
+func (x *index) turn() *indexView {
+	for len(x.fresh) > 0 { // only if the table before was larger
+		x.step()
+	}
+	v := x.view.Load()
+	x.fresh = v.recent.entries()
+	v = &indexView{recent: newTable(v.keys()), merging: v.recent, firsts: v.firsts, chunks: v.chunks}
+	x.view.Store(v)
+	return v
+}
+
+// step merges what is fresh for one chunk.
+func (x *index) step() {
+	v := x.view.Load()
+	i := max(v.chunkOf(x.fresh[0].key), 0)
+	last := i+1 >= len(v.firsts)
+	n := len(x.fresh)
+	if !last {
+		n = sort.Search(n, func(j int) bool { return x.fresh[j].key >= v.firsts[i+1] })
+	}
+	x.old = v.unpacked(x.old[:0], i)
+	x.run = union(x.run[:0], x.old, x.fresh[:n])
+	pieces := pack(x.run, last)
+	if x.fresh = x.fresh[n:]; len(x.fresh) == 0 {
+		x.fresh, x.old, x.run = nil, nil, nil
+	}
+	if len(pieces) == 1 && len(x.fresh) > 0 && len(v.chunks) > 0 && pieces[0].first == v.firsts[i] {
+		v.chunks[i].Store(pieces[0])
+		return
+	}
+	v = v.spliced(i, pieces)
+	if len(x.fresh) == 0 {
+		v.merging = nil
+	}
+	x.view.Store(v)
+}
+
+// unpacked appends the entries of chunk i; one that is not there has none.
+func (v *indexView) unpacked(out []entry, i int) []entry {
+	if i >= len(v.chunks) {
+		return out
+	}
+	return v.chunks[i].Load().unpack(out)
+}
+
+// spliced is v with pieces in the place of chunk i.
+func (v *indexView) spliced(i int, pieces []*chunk) *indexView {
+	n := max(len(v.chunks)-1, 0) + len(pieces)
+	out := &indexView{recent: v.recent, merging: v.merging, firsts: make([]volume.Key, n), chunks: make([]atomic.Pointer[chunk], n)}
+	for j := range n {
+		var c *chunk
+		switch {
+		case j < i:
+			c = v.chunks[j].Load()
+		case j < i+len(pieces):
+			c = pieces[j-i]
+		default:
+			c = v.chunks[j-len(pieces)+1].Load()
+		}
+		out.chunks[j].Store(c)
+		out.firsts[j] = c.first
+	}
+	return out
+}
+
+// keys is about how many keys v has.
+func (v *indexView) keys() int { return len(v.chunks)*chunkMax*3/4 + v.recent.used }
+
+// all yields every key with its place, by key. No set may run.
+func (x *index) all() iter.Seq2[volume.Key, place] {
+	return func(yield func(volume.Key, place) bool) {
+		v := x.view.Load()
+		over := union(nil, x.fresh, v.recent.entries())
+		var old, run []entry
+		for i := range max(len(v.chunks), 1) {
+			n := len(over)
+			if i+1 < len(v.chunks) {
+				n = sort.Search(n, func(j int) bool { return over[j].key >= v.firsts[i+1] })
+			}
+			old = v.unpacked(old[:0], i)
+			run = union(run[:0], old, over[:n])
+			for _, e := range run {
+				if !yield(e.key, e.at) {
+					return
+				}
+			}
+			over = over[n:]
+		}
+	}
+}
+
+// bytes is the memory that x takes, without what an allocator adds.
+func (x *index) bytes() int {
+	v := x.view.Load()
+	n := v.recent.bytes() + 16*(cap(x.fresh)+cap(x.old)+cap(x.run)) + 16*len(v.firsts)
+	if v.merging != nil {
+		n += v.merging.bytes()
+	}
+	for i := range v.chunks {
+		n += chunkHeader + cap(v.chunks[i].Load().data)
+	}
+	return n
+}
+
+// union appends two sorted runs, merged, to out; of equal keys b's entry stays.
+func union(out, a, b []entry) []entry {
+	out = slices.Grow(out, len(a)+len(b))
+	for len(b) > 0 {
+		for len(a) > 0 && a[0].key < b[0].key {
+			out, a = append(out, a[0]), a[1:]
+		}
+		if len(a) > 0 && a[0].key == b[0].key {
+			a = a[1:]
+		}
+		out, b = append(out, b[0]), b[1:]
+	}
+	return append(out, a...)
+}
 
 // table is a hash table of fixed size with one writer and many readers. A slot's
 // key is written before its place and never changes; a place of 0 is an empty
 // slot. At most half of the slots are used.
 type table struct {
-	slots []slot // a power of two
-	used  int    // of the writer
+	slots []slot   // a power of two
+	order []uint32 // the slots in the order in which they were taken; of the writer
+	used  int      // of the writer
 }
 
 type slot struct{ key, at atomic.Uint64 }
 
+// The size of a table, in slots of 18 bytes: a 32nd of the keys, between these.
+const (
+	tableMin = 128
+	tableMax = 1 << 16
+)
+
 // newTable makes a table for an index of so many keys: small beside it, yet
 // large enough that merging stays cheap.
 func newTable(keys int) *table {
-	size := 512
-	for size < keys/32 && size < 1<<16 {
+	size := tableMin
+	for size < keys/32 && size < tableMax {
 		size *= 2
 	}
-	return &table{slots: make([]slot, size)}
+	return &table{slots: make([]slot, size), order: make([]uint32, size/2)}
 }
 
-// newIndex makes an index that expects so many keys.
-func newIndex(keys int) *index {
-	x := &index{}
-	x.view.Store(newView(newTable(keys), nil))
-	return x
-}
+func (t *table) full() bool { return t.used == len(t.order) }
+
+func (t *table) bytes() int { return 16*len(t.slots) + 4*len(t.order) }
 
 // first is the slot where the search for k begins.
 func (t *table) first(k volume.Key) int {
@@ -126,6 +296,7 @@ func (t *table) set(k volume.Key, p place) {
 		s := &t.slots[i]
 		if s.at.Load() == 0 {
 			s.key.Store(uint64(k))
+			t.order[t.used] = uint32(i)
 			t.used++
 		} else if s.key.Load() != uint64(k) {
 			continue
@@ -135,113 +306,12 @@ func (t *table) set(k volume.Key, p place) {
 	}
 }
 
-// get returns the place of k, 0 if there is none.
-func (x *index) get(k volume.Key) place {
-	v := x.view.Load()
-	if p := v.recent.get(k); p != 0 {
-		return p
+// entries lists what is in t, by key. Keys that came in order cost no sorting.
+func (t *table) entries() []entry {
+	list := make([]entry, t.used)
+	for i, s := range t.order[:t.used] {
+		list[i] = entry{volume.Key(t.slots[s].key.Load()), place(t.slots[s].at.Load())}
 	}
-	return v.find(k)
-}
-
-func (v *indexView) find(k volume.Key) place {
-	low, high := 0, len(v.firsts)
-	for low < high {
-		if mid := int(uint(low+high) / 2); v.firsts[mid] <= k {
-			low = mid + 1
-		} else {
-			high = mid
-		}
-	}
-	if low == 0 {
-		return 0
-	}
-	c := v.chunks[low-1]
-	low, high = 0, len(c)
-	for low < high {
-		if mid := int(uint(low+high) / 2); c[mid].key < k {
-			low = mid + 1
-		} else {
-			high = mid
-		}
-	}
-	if low < len(c) && c[low].key == k {
-		return c[low].at
-	}
-	return 0
-}
-
-// set changes the place of k.
-func (x *index) set(k volume.Key, p place) {
-	v := x.view.Load()
-	if v.recent.used >= len(v.recent.slots)/2 {
-		chunks := v.merged()
-		v = newView(newTable(len(chunks)*chunkMax), chunks)
-		x.view.Store(v)
-	}
-	v.recent.set(k, p)
-}
-
-// merged is the chunks with what is in the table. Chunks that do not change are
-// shared with v.
-func (v *indexView) merged() []chunk {
-	fresh := make([]entry, 0, v.recent.used)
-	for i := range v.recent.slots {
-		if at := v.recent.slots[i].at.Load(); at != 0 {
-			fresh = append(fresh, entry{volume.Key(v.recent.slots[i].key.Load()), place(at)})
-		}
-	}
-	slices.SortFunc(fresh, func(a, b entry) int { return cmp.Compare(a.key, b.key) })
-	out := make([]chunk, 0, len(v.chunks)+len(fresh)/chunkMax+2)
-	if len(v.chunks) == 0 {
-		return appendCut(out, fresh, true)
-	}
-	for i, c := range v.chunks {
-		last := i == len(v.chunks)-1
-		n := len(fresh)
-		if !last {
-			next := v.firsts[i+1]
-			n = sort.Search(len(fresh), func(i int) bool { return fresh[i].key >= next })
-		}
-		if n == 0 {
-			out = append(out, c)
-		} else {
-			out = appendCut(out, union(c, fresh[:n]), last)
-		}
-		fresh = fresh[n:]
-	}
-	return out
-}
-
-// union merges two sorted runs; of equal keys b's entry stays.
-func union(a, b []entry) []entry {
-	out := make([]entry, 0, len(a)+len(b))
-	for len(a) > 0 && len(b) > 0 {
-		switch c := cmp.Compare(a[0].key, b[0].key); {
-		case c < 0:
-			out, a = append(out, a[0]), a[1:]
-		case c > 0:
-			out, b = append(out, b[0]), b[1:]
-		default:
-			a = a[1:]
-		}
-	}
-	return append(append(out, a...), b...)
-}
-
-// appendCut cuts a sorted run into chunks. In the last place, where rising keys
-// arrive, all but the last are full; elsewhere they are of one size, so that
-// there is room in each.
-func appendCut(out []chunk, run []entry, last bool) []chunk {
-	size := chunkMax
-	if !last {
-		pieces := (len(run) + chunkMax - 1) / chunkMax
-		size = (len(run) + pieces - 1) / pieces
-	}
-	for len(run) > 0 {
-		n := min(size, len(run))
-		out = append(out, slices.Clone(run[:n:n]))
-		run = run[n:]
-	}
-	return out
+	slices.SortFunc(list, func(a, b entry) int { return cmp.Compare(a.key, b.key) })
+	return list
 }

@@ -268,8 +268,8 @@ func TestRecordsOfVersion3UnderAnOlderSuperBlock(t *testing.T) {
 
 // firstKey is any key of a small index.
 func (v *Volume) firstKey() volume.Key {
-	for _, s := range v.index.Load().view.Load().merged() {
-		return s[0].key
+	for k := range v.index.Load().all() {
+		return k
 	}
 	return 0
 }
