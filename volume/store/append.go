@@ -44,7 +44,7 @@ func (v *Volume) Append(records []byte) error {
 	if err := v.prepare(end); err != nil {
 		return err
 	}
-	if _, err := v.dat.WriteAt(records, end); err != nil {
+	if _, err := v.dat().WriteAt(records, end); err != nil {
 		return v.appendFailed(end, err)
 	}
 	sum = sum.plus(records)
@@ -129,7 +129,7 @@ func (v *Volume) appendFailed(end int64, err error) error {
 	if !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) {
 		return v.fail(err)
 	}
-	if cutErr := v.dat.Truncate(end); cutErr != nil {
+	if cutErr := v.dat().Truncate(end); cutErr != nil {
 		return v.fail(errors.Join(err, cutErr))
 	}
 	return fmt.Errorf("%w: %w", volume.ErrNoSpace, err)
@@ -157,7 +157,7 @@ func (v *Volume) syncData() (int64, error) {
 	if v.opts.Sync == SyncGroup && durable == end {
 		return durable, nil
 	}
-	if err := v.dat.Sync(); err != nil {
+	if err := v.dat().Sync(); err != nil {
 		return durable, v.fail(err)
 	}
 	v.mu.Lock()
@@ -172,10 +172,10 @@ func (v *Volume) syncData() (int64, error) {
 // one back, and goes no further than End. It does no I/O.
 func (v *Volume) Publish(committed int64) {
 	v.mu.Lock()
-	n := 0
+	n, x := 0, v.files.Load().index
 	for n < len(v.pending) && v.pending[n].end(needle.V3) <= committed {
 		r := v.pending[n]
-		v.applyLocked(v.index.Load(), r.indexRow)
+		v.counts.enter(x, r.indexRow)
 		v.rows = r.append(v.rows)
 		if v.newest[r.key].offset == r.offset {
 			delete(v.newest, r.key)
@@ -185,21 +185,6 @@ func (v *Volume) Publish(committed int64) {
 	}
 	v.pending = v.pending[:copy(v.pending, v.pending[n:])]
 	v.mu.Unlock()
-}
-
-// applyLocked enters a row into the index and the counts.
-func (v *Volume) applyLocked(x *index, r indexRow) {
-	old := x.get(r.key)
-	c := &v.counts
-	c.maxKey = max(c.maxKey, r.key)
-	if r.size >= 0 {
-		c.files++
-	}
-	if old.live() {
-		c.deleted++
-		c.deletedBytes += int64(old.size())
-	}
-	x.set(r.key, old.replacedBy(r.offset, r.size))
 }
 
 // Flush writes the rows of published records to .idx, without a sync: after the
@@ -279,7 +264,7 @@ func (v *Volume) saveCheckpoint(durable int64) error {
 		c.committed, c.appended = durable, 0
 	}
 	var err error
-	if c.sums, err = c.sums.cut(v.dat, c.committed); err != nil {
+	if c.sums, err = c.sums.cut(v.dat(), c.committed); err != nil {
 		return fmt.Errorf("checkpoint of volume %d: %w", v.id, err)
 	}
 	if err := vfs.Replace(v.opts.FS, v.base+extCkpt, c.encode()); err != nil {
@@ -302,7 +287,7 @@ func (v *Volume) Cut(end int64) error {
 	if err != nil || end == was {
 		return err
 	}
-	if sum, err = sum.cut(v.dat, end); err != nil {
+	if sum, err = sum.cut(v.dat(), end); err != nil {
 		return v.fail(fmt.Errorf("cut: %w", err))
 	}
 	v.mu.Lock()
@@ -358,10 +343,10 @@ func (v *Volume) cutFile(end int64) error {
 			return v.fail(err)
 		}
 	}
-	if err := v.dat.Truncate(end); err != nil {
+	if err := v.dat().Truncate(end); err != nil {
 		return v.fail(err)
 	}
-	if err := v.dat.Sync(); err != nil {
+	if err := v.dat().Sync(); err != nil {
 		return v.fail(err)
 	}
 	v.mu.Lock()
@@ -383,7 +368,7 @@ func (v *Volume) CutAll() error {
 	v.mu.Lock()
 	v.committed, v.published, v.rows, v.counts = SuperBlockSize, 0, nil, counts{}
 	v.shrinkLocked(SuperBlockSize, sum)
-	v.index.Store(newIndex(0))
+	v.files.Store(&files{v.dat(), newIndex(0)})
 	v.mu.Unlock()
 	v.idxMu.Unlock()
 	if err := v.saveCheckpoint(SuperBlockSize); err != nil {

@@ -31,7 +31,11 @@ func fullCheck(fs vfs.FS, v *Volume) error {
 	if int64(len(dat)) != v.End() || v.Committed() > v.End() || v.Durable() > v.End() {
 		return fmt.Errorf("file of %d bytes, end %d, durable %d, committed %d", len(dat), v.End(), v.Durable(), v.Committed())
 	}
-	want := []byte{3, byte(v.Spec().Placement), v.Spec().TTL.Count, v.Spec().TTL.Unit, 0, 0, 0, 0}
+	_, _, _, _, _, _, revision := v.Stats()
+	if e := v.Epochs(); len(e) > 0 && uint16(e[len(e)-1].Generation) != revision {
+		return fmt.Errorf("revision %d, epochs %v", revision, e)
+	}
+	want := []byte{3, byte(v.Spec().Placement), v.Spec().TTL.Count, v.Spec().TTL.Unit, byte(revision >> 8), byte(revision), 0, 0}
 	if !bytes.Equal(dat[:8], want) {
 		return fmt.Errorf("super block %x, want %x", dat[:8], want)
 	}
@@ -86,7 +90,7 @@ func fullCheck(fs vfs.FS, v *Volume) error {
 
 func checkIndex(v *Volume, index map[volume.Key]Row) error {
 	var keys int
-	for range v.index.Load().all() {
+	for range v.files.Load().index.all() {
 		keys++
 	}
 	if keys != len(index) {

@@ -31,6 +31,7 @@ const (
 	extVif     = ".vif"
 	extCopy    = ".wcopy" // copy id and epochs
 	extCkpt    = ".wckpt" // checkpoint
+	extReady   = ".wcpr"  // the new files are ready to be put in place
 	extDoom    = ".wdoom" // the copy is to be removed or set aside, and that is under way
 	extCommit  = ".cpc"   // SeaweedFS has decided to commit a compaction
 	extNewDat  = ".cpd"

@@ -20,7 +20,7 @@ const vacuumCookie volume.Cookie = 0x12345678
 // to, and changes nothing: what is torn is passed over, rows that are missing
 // are made up in memory.
 func (v *Volume) loadForeign() error {
-	size, err := v.dat.Size()
+	size, err := v.dat().Size()
 	if err != nil {
 		return err
 	}
@@ -32,7 +32,7 @@ func (v *Volume) loadForeign() error {
 	pos := int64(SuperBlockSize)
 	v.super.version = actualVersion(v.super.version, rows, size)
 	for _, r := range rows {
-		v.applyLocked(x, r)
+		v.counts.enter(x, r)
 		if r.offset > 0 {
 			pos = max(pos, r.end(v.super.version))
 		}
@@ -44,7 +44,7 @@ func (v *Volume) loadForeign() error {
 	if pos < size {
 		v.log.Warn("volume has bytes at its end that are no record", "volume", v.id, "offset", pos, "bytes", size-pos)
 	}
-	v.index.Store(x)
+	v.files.Store(&files{v.dat(), x})
 	v.end, v.durable, v.committed = pos, pos, pos
 	return nil
 }
@@ -102,7 +102,7 @@ func (v *Volume) fits(rows []indexRow, size int64) bool {
 	if last.offset+needle.HeaderSize > size {
 		return false
 	}
-	if _, err := v.dat.ReadAt(b[:], last.offset); err != nil {
+	if _, err := v.dat().ReadAt(b[:], last.offset); err != nil {
 		return false
 	}
 	h := needle.ParseHeader(b[:])
@@ -130,7 +130,7 @@ func actualVersion(v needle.Version, rows []indexRow, size int64) needle.Version
 // walkForeign enters the records from pos on, which have no row, and returns
 // the end of the last good one.
 func (v *Volume) walkForeign(x *index, pos int64) (int64, error) {
-	w, err := newWalker(v.dat, v.super.version, pos)
+	w, err := newWalker(v.dat(), v.super.version, pos)
 	if err != nil {
 		return 0, err
 	}
@@ -153,7 +153,7 @@ func (v *Volume) walkForeign(x *index, pos int64) (int64, error) {
 		if row.size == 0 && deletes(&w.needle, x.get(w.needle.Key)) {
 			row.size = -1
 		}
-		v.applyLocked(x, row)
+		v.counts.enter(x, row)
 		pos = w.pos
 	}
 }

@@ -83,7 +83,7 @@ func FuzzOpen(f *testing.F) {
 		}
 		s := openStore(t, fs)
 		for _, v := range s.Volumes() {
-			for _, at := range v.index.Load().all() {
+			for _, at := range v.files.Load().index.all() {
 				if n, err := v.Read(at.row()); err == nil {
 					n.Release()
 				}

@@ -23,13 +23,10 @@ func openVolume(d *dir, base string, id volume.ID, collection string, o *Options
 		newest: map[volume.Key]indexRow{}, spec: volume.Spec{Collection: collection, Disk: d.Disk},
 	}
 	defer func() {
-		if err != nil && v.dat != nil {
+		if err != nil {
 			err = errors.Join(err, v.closeFiles())
 		}
 	}()
-	if err := finishCompaction(o.FS, base); err != nil {
-		return v, err
-	}
 	raw, err := vfs.ReadFile(o.FS, base+extCopy)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return v, err
@@ -39,13 +36,20 @@ func openVolume(d *dir, base string, id volume.ID, collection string, o *Options
 			return v, err
 		}
 	}
+	if err := v.resumeCompaction(); err != nil {
+		return v, err
+	}
 	if err := v.openFiles(); err != nil {
 		return v, err
 	}
 	if v.Foreign() {
 		return v, v.loadForeign()
 	}
-	return v, v.recover()
+	v.believe()
+	if err := v.recover(); err != nil {
+		return v, err
+	}
+	return v, v.settleCompaction()
 }
 
 // openFiles opens .dat and .idx and reads what says how to read them.
@@ -57,10 +61,11 @@ func (v *Volume) openFiles() error {
 	if v.Foreign() {
 		flag = os.O_RDONLY
 	}
-	var err error
-	if v.dat, err = v.opts.FS.OpenFile(v.base+extDat, flag); err != nil {
+	dat, err := v.opts.FS.OpenFile(v.base+extDat, flag)
+	if err != nil {
 		return v.unmade(err)
 	}
+	v.files.Store(&files{dat, newIndex(0)})
 	if !v.Foreign() { // .idx is a cache: one that is gone is made again
 		if v.idx, err = v.opts.FS.OpenFile(v.base+extIdx, flag|os.O_CREATE); err != nil {
 			return err
@@ -80,7 +85,7 @@ func (v *Volume) openFiles() error {
 	if info.Size < SuperBlockSize {
 		return fmt.Errorf("%s%s is shorter than a super block", v.base, extDat)
 	}
-	if _, err := v.dat.ReadAt(b[:], 0); err != nil {
+	if _, err := dat.ReadAt(b[:], 0); err != nil {
 		return err
 	}
 	if v.super, err = decodeSuperBlock(b[:]); err != nil {
@@ -164,15 +169,18 @@ func (v *Volume) readCheckpoint() (*checkpoint, error) {
 		v.log.Warn("checkpoint cannot be used; reading the whole volume", "volume", v.id, "err", err)
 		return none, nil
 	}
-	size, err := v.dat.Size()
+	size, err := v.dat().Size()
 	if err != nil {
 		return nil, err
+	}
+	if c.super != super && v.unfilled(c, size) {
+		return none, nil
 	}
 	if size < c.durable || c.super != super {
 		return nil, errUnfit
 	}
 	// The last bytes are read again: they tell whether it is the same file.
-	again, err := sums{blocks: c.sums.blocks, end: c.committed + 1}.cut(v.dat, c.committed)
+	again, err := sums{blocks: c.sums.blocks, end: c.committed + 1}.cut(v.dat(), c.committed)
 	if err != nil {
 		return nil, err
 	}
@@ -214,7 +222,7 @@ func (r *recovery) loadRows() error {
 	err := eachRow(v.idx, func(row indexRow) bool {
 		trusted = trusted && r.rows < r.ckpt.rows && row.offset == r.pos && row.end(needle.V3) <= r.ckpt.committed
 		if trusted {
-			v.applyLocked(r.index, row)
+			v.counts.enter(r.index, row)
 			r.pos = row.end(needle.V3)
 			r.rows++
 		} else {
@@ -230,7 +238,7 @@ func (r *recovery) loadRows() error {
 		r.last = r.ckpt.appended
 	}
 	v.published, v.appended = r.last, r.last
-	v.sums, err = r.ckpt.sums.cut(v.dat, r.pos)
+	v.sums, err = r.ckpt.sums.cut(v.dat(), r.pos)
 	return err
 }
 
@@ -238,7 +246,7 @@ func (r *recovery) loadRows() error {
 // index, the others become pending, and the first bad one ends it.
 func (r *recovery) walk() error {
 	v := r.v
-	w, err := newWalker(v.dat, needle.V3, r.pos)
+	w, err := newWalker(v.dat(), needle.V3, r.pos)
 	if err != nil {
 		return err
 	}
@@ -286,7 +294,7 @@ func (r *recovery) take(row indexRow) {
 		v.pending = append(v.pending, pendingRow{row, r.last})
 		return
 	}
-	v.applyLocked(r.index, row)
+	v.counts.enter(r.index, row)
 	if hinted && len(v.rows) == 0 {
 		r.rows++
 	} else {
@@ -316,7 +324,7 @@ func (r *recovery) stop(err error) error {
 // finish makes the files what memory says.
 func (r *recovery) finish() error {
 	v := r.v
-	v.index.Store(r.index)
+	v.files.Store(&files{v.dat(), r.index})
 	v.end, v.durable = r.pos, r.pos
 	v.clock = v.appended
 	for _, p := range v.pending {
@@ -333,7 +341,7 @@ func (r *recovery) finish() error {
 	}
 	v.idxSize = r.rows * rowSize
 	v.saved, v.due = r.ckpt.durable, r.ckpt.durable+checkpointAt
-	changed, err := cutFile(v.dat, r.pos)
+	changed, err := cutFile(v.dat(), r.pos)
 	if err != nil {
 		return fmt.Errorf("cut .dat: %w", err)
 	}
@@ -346,7 +354,7 @@ func (r *recovery) finish() error {
 	}
 	// What was found may be in the page cache only, left by a process that
 	// was killed: before it is called durable it is synced.
-	if err := v.dat.Sync(); err != nil {
+	if err := v.dat().Sync(); err != nil {
 		return fmt.Errorf("sync .dat: %w", err)
 	}
 	if err := v.checkpoint(false); err != nil {

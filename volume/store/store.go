@@ -56,8 +56,11 @@ type Options struct {
 	Sync    SyncMode // "" is SyncGroup
 	MinFree uint64   // bytes of room below which no volume is created in a directory
 	Boot    string   // names the run of the host; see vfs.BootID
-	Log     *slog.Logger
-	Now     func() time.Time
+	// CompactRate bounds how many bytes a second a compaction reads and writes
+	// while the volume is written to, for each volume; 0 is no bound.
+	CompactRate int64
+	Log         *slog.Logger
+	Now         func() time.Time
 }
 
 // Store is many volumes in many directories.

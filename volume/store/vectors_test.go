@@ -268,7 +268,7 @@ func TestRecordsOfVersion3UnderAnOlderSuperBlock(t *testing.T) {
 
 // firstKey is any key of a small index.
 func (v *Volume) firstKey() volume.Key {
-	for k := range v.index.Load().all() {
+	for k := range v.files.Load().index.all() {
 		return k
 	}
 	return 0

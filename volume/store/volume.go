@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -26,6 +27,8 @@ type Row struct {
 	Size    int32 // of the record's body; -1 for a deletion
 	Pending bool  // not published yet
 	was     int32 // for a published deletion the size of the body deleted, -1 if there is none
+	key     volume.Key
+	in      *files // what Offset belongs to; nil: the files of now
 }
 
 // Deleted reports whether the newest record of the key deletes it.
@@ -37,10 +40,10 @@ func (r Row) End() int64 { return r.Offset + needle.Length(max(r.Size, 0), needl
 
 // Volume is one copy of a volume.
 //
-// One goroutine at a time calls Append, Cut, CutAll, SetEpochs, AddEpoch and
-// Checkpoint. Sync may run at the same time as Append and Checkpoint. All else
-// may be called at any time. Readers (Lookup, Get, Read, ReadHeader) take no
-// lock.
+// One goroutine at a time calls Append, Cut, CutAll, SetEpochs, AddEpoch,
+// Checkpoint and Switch. Sync may run at the same time as Append and Checkpoint.
+// All else may be called at any time. Readers (Lookup, Get, Read, ReadHeader)
+// take no lock.
 type Volume struct {
 	id     volume.ID
 	spec   volume.Spec
@@ -50,10 +53,8 @@ type Volume struct {
 	base   string // path without a suffix
 	opts   *Options
 	log    *slog.Logger
-	dat    vfs.File
-	idx    vfs.File              // nil for a foreign one
+	files  atomic.Pointer[files] // set under mu, which guards writing to the index, too
 	limit  int64                 // offsets at which records with data may not start any more
-	index  atomic.Pointer[index] // set and written to under mu
 	failed atomic.Pointer[error]
 	closed atomic.Bool
 
@@ -63,7 +64,12 @@ type Volume struct {
 	due     int64  // End at which the next checkpoint is due
 	boot    uint64 // not 0: as in checkpoint
 
+	work  sync.Mutex   // held while new files are built, made ready, put in place or removed; before idxMu
+	build *build       // guarded by work
+	built atomic.Int64 // bytes of .dat that the build has passed
+
 	idxMu   sync.Mutex // held while .idx is written; before mu
+	idx     vfs.File   // guarded by idxMu where it is replaced; nil for a foreign one
 	idxSize int64      // guarded by idxMu
 
 	mu        sync.Mutex // not held during I/O; guards what follows
@@ -79,10 +85,23 @@ type Volume struct {
 	newest    map[volume.Key]indexRow // of pending records
 	rows      []byte                  // rows of published records, not yet in .idx
 	epochs    []volume.EpochStart     // never changed in place
+	skipped   int                     // entries in .wcopy before them, of earlier generations
+	ready     *mark                   // of new files that are ready
+	stop      context.CancelFunc      // ends Compact
 	modified  time.Time
 	counts    counts
 	doubtful  bool
 }
+
+// files is the .dat that is read and what is where in it. Compaction replaces
+// both together, for an offset means something in one file only.
+type files struct {
+	dat   vfs.File
+	index *index
+}
+
+// dat is the file of now.
+func (v *Volume) dat() vfs.File { return v.files.Load().dat }
 
 // pendingRow is a record that is appended and not published.
 type pendingRow struct {
@@ -95,6 +114,20 @@ type counts struct {
 	files, deleted uint64
 	deletedBytes   int64
 	maxKey         volume.Key
+}
+
+// enter takes a row into an index and its counts.
+func (c *counts) enter(x *index, r indexRow) {
+	old := x.get(r.key)
+	c.maxKey = max(c.maxKey, r.key)
+	if r.size >= 0 {
+		c.files++
+	}
+	if old.live() {
+		c.deleted++
+		c.deletedBytes += int64(old.size())
+	}
+	x.set(r.key, old.replacedBy(r.offset, r.size))
 }
 
 // ID names the volume.
@@ -200,20 +233,28 @@ func (v *Volume) NextAppendTime(now time.Time) uint64 {
 
 // Epoch files are small and change rarely, so none is kept open.
 
-// SetEpochs replaces the epoch list durably.
+// SetEpochs replaces the epoch list durably. An empty copy becomes one of the
+// generation of the last entry; one that has records must be of it already, else
+// the error is volume.ErrStale.
 func (v *Volume) SetEpochs(epochs []volume.EpochStart) error {
 	if err := v.writable(); err != nil {
 		return err
 	}
 	epochs = slices.Clone(epochs)
+	if n := len(epochs); n > 0 {
+		if err := v.setGeneration(epochs[n-1].Generation); err != nil {
+			return err
+		}
+	}
 	if err := vfs.Replace(v.opts.FS, v.base+extCopy, encodeCopy(v.id, v.copy, epochs)); err != nil {
 		return v.fail(fmt.Errorf("replace epochs: %w", err))
 	}
-	v.enter(epochs)
+	v.enter(epochs, 0)
 	return nil
 }
 
-// AddEpoch appends one entry to the epoch list durably.
+// AddEpoch appends one entry to the epoch list durably. Its generation is as for
+// SetEpochs.
 func (v *Volume) AddEpoch(e volume.EpochStart) (err error) {
 	if err := v.writable(); err != nil {
 		return err
@@ -222,29 +263,34 @@ func (v *Volume) AddEpoch(e volume.EpochStart) (err error) {
 	if n := len(epochs); n > 0 && e.Epoch <= epochs[n-1].Epoch {
 		return fmt.Errorf("%w: volume %d: epoch %d after %d", volume.ErrStale, v.id, e.Epoch, epochs[n-1].Epoch)
 	}
+	if err := v.setGeneration(e.Generation); err != nil {
+		return err
+	}
 	f, err := v.opts.FS.OpenFile(v.base+extCopy, os.O_RDWR)
 	if err == nil {
-		_, err = f.WriteAt(appendEpoch(nil, e), int64(copyHeader+copyEntry*len(epochs)))
+		_, err = f.WriteAt(appendEpoch(nil, e), int64(copyHeader+copyEntry*(v.skipped+len(epochs))))
 		err = errors.Join(err, f.Sync(), f.Close())
 	}
 	if err != nil {
 		return v.fail(fmt.Errorf("append epoch: %w", err))
 	}
-	v.enter(append(epochs[:len(epochs):len(epochs)], e))
+	v.enter(append(epochs[:len(epochs):len(epochs)], e), v.skipped)
 	return nil
 }
 
-func (v *Volume) enter(epochs []volume.EpochStart) {
+// enter takes a list that is on disk, behind skipped other entries.
+func (v *Volume) enter(epochs []volume.EpochStart, skipped int) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.epochs = epochs
+	v.epochs, v.skipped = epochs, skipped
 	if v.doubtful {
 		v.doubtful, v.boot = false, 0
 	}
 }
 
 // Close syncs, writes a checkpoint and closes the files. Close twice is fine.
-// Calls that run are not waited for; they answer errors.
+// Compact is ended and waited for; other calls that run are not, and answer
+// errors.
 func (v *Volume) Close() error {
 	if v.closed.Swap(true) {
 		return nil
@@ -258,7 +304,10 @@ func (v *Volume) Close() error {
 
 func (v *Volume) closeFiles() error {
 	v.closed.Store(true)
-	err := v.dat.Close()
+	err := v.endCompaction()
+	if f := v.files.Load(); f != nil {
+		err = errors.Join(err, f.dat.Close())
+	}
 	if v.idx != nil {
 		err = errors.Join(err, v.idx.Close())
 	}

@@ -280,7 +280,7 @@ func TestCorruptBytesAreNeverReturned(t *testing.T) {
 func TestEpochs(t *testing.T) {
 	t.Parallel()
 	fs, s, v := newVolume(t)
-	one, two := volume.EpochStart{Epoch: 1, Start: 8, Generation: 3}, volume.EpochStart{Epoch: 1 << 40, Start: 1 << 33}
+	one, two := volume.EpochStart{Epoch: 1, Start: 8, Generation: 3}, volume.EpochStart{Epoch: 1 << 40, Start: 1 << 33, Generation: 3}
 	must(t, v.AddEpoch(one))
 	must(t, v.AddEpoch(two))
 	if err := v.AddEpoch(two); !errors.Is(err, volume.ErrStale) {
@@ -291,7 +291,7 @@ func TestEpochs(t *testing.T) {
 		t.Fatal(e)
 	}
 	must(t, v.SetEpochs([]volume.EpochStart{one}))
-	must(t, v.AddEpoch(volume.EpochStart{Epoch: 2}))
+	must(t, v.AddEpoch(volume.EpochStart{Epoch: 2, Generation: 3}))
 	s, v = reopen(t, fs, s)
 	if e := v.Epochs(); len(e) != 2 || e[1].Epoch != 2 {
 		t.Fatal(e)
@@ -301,7 +301,7 @@ func TestEpochs(t *testing.T) {
 	if e := v.Epochs(); len(e) != 1 {
 		t.Fatal(e)
 	}
-	must(t, v.AddEpoch(volume.EpochStart{Epoch: 4}))
+	must(t, v.AddEpoch(volume.EpochStart{Epoch: 4, Generation: 3}))
 	_, v = reopen(t, fs, s)
 	if e := v.Epochs(); len(e) != 2 || e[1].Epoch != 4 {
 		t.Fatal(e)
