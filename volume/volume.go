@@ -323,3 +323,14 @@ type EpochStart struct {
 	Start      int64  `json:"start"`
 	Generation uint32 `json:"generation"`
 }
+
+// Compaction says what the new files of a compacted volume are made of: the
+// records that live at At by the index as of At, in file order, less what has
+// expired well before Clock, then every record from At on (rule R13). Every copy
+// makes the same bytes of it.
+type Compaction struct {
+	Epoch      Epoch     `json:"epoch"`      // in which it was begun: only the very next epoch may take the files
+	Generation uint32    `json:"generation"` // of the new files
+	At         int64     `json:"at"`         // a committed length of .dat, in bytes
+	Clock      time.Time `json:"clock"`
+}

@@ -39,7 +39,7 @@ func (w *world) ack(id volume.ID, n volume.NodeID, key volume.Key) {
 }
 
 func (w *world) acked(id volume.ID, o *op) bool {
-	return o.end != 0 && w.truths[id].acks[o.end] == o.id
+	return o.end != 0 && w.truths[id].acks[place{o.generation, o.end}] == o.id
 }
 
 // unanswered writes at a node that must not acknowledge it, at least for d.

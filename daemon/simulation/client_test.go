@@ -29,13 +29,15 @@ type op struct {
 	kind  byte
 	end   int64
 	began time.Duration
+
+	generation uint32 // of the log that it was appended to
 }
 
 // read is a question that waits until the copy is sure that it still leads, and
 // that what the answer rests on is committed (rule R12).
 type read struct {
 	need    int64
-	shows   int64 // end of the record found
+	shows   record // found; zero for none
 	barrier uint64
 	began   time.Duration
 	done    func()
@@ -109,7 +111,7 @@ func (r *run) write(key volume.Key, kind byte) *op {
 				return false
 			}
 			r.disk.append(record{o.key, o.id, o.kind}.bytes())
-			o.end = r.disk.end()
+			o.end, o.generation = r.disk.end(), r.disk.generation
 			r.core.Appended(o.end)
 			r.writes = append(r.writes, o)
 			return true
@@ -132,10 +134,10 @@ func (r *run) read(key volume.Key) *read {
 	if !r.core.Leading() {
 		return nil
 	}
-	_, end := latest(r.disk.data, key)
-	known := r.node.w.truths[r.id].known[key]
-	q := r.confirm(end, func() { r.node.w.answered(r.id, key, known, end) })
-	q.shows = end
+	rec, end := latest(r.disk.data, key)
+	known, generation := r.node.w.truths[r.id].known[key], r.disk.generation
+	q := r.confirm(end, func() { r.node.w.answered(r.id, key, known, place{generation, end}, rec) })
+	q.shows = rec
 	return q
 }
 
@@ -152,19 +154,22 @@ func (r *run) confirm(need int64, done func()) *read {
 // once, though it may be old when this copy is cut off; by the primary it may not
 // be. A miss is told only when nothing acknowledged is missing here.
 func (r *run) get(key volume.Key) {
+	if r.disk.beforeSwitch != nil {
+		return // a real store goes on with the old files; here there are only the new
+	}
 	known := r.node.w.truths[r.id].known[key]
 	rec, end := latest(r.disk.data[:max(r.core.Committed(), replica.Origin)], key)
 	_, newest := latest(r.disk.data, key)
 	pending := newest > r.core.Committed() && (!r.core.Leading() || r.core.Committed() < r.core.Base())
 	if rec.kind == put && !pending {
 		if r.core.Leading() && r.core.Epoch() == r.node.w.entry(r.id).Epoch {
-			r.node.w.answered(r.id, key, known, end)
+			r.node.w.answered(r.id, key, known, place{r.disk.generation, end}, rec)
 		}
 		return
 	}
 	r.catchUp(func() {
-		_, end := latest(r.disk.data[:max(r.core.Committed(), replica.Origin)], key)
-		r.node.w.answered(r.id, key, known, end)
+		rec, end := latest(r.disk.data[:max(r.core.Committed(), replica.Origin)], key)
+		r.node.w.answered(r.id, key, known, place{r.disk.generation, end}, rec)
 	})
 }
 

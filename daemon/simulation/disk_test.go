@@ -65,6 +65,59 @@ type disk struct {
 	committed int64 // of the last checkpoint
 	failed    bool  // an fsync failed; remembered by a mark
 	agreed    int   // how much of data was compared with the truth and found equal
+
+	generation     uint32
+	prepared       *prepared // new files, nil for none
+	preparedBefore *prepared // of a change that was not synced yet
+	preparedLoose  bool
+	beforeSwitch   *disk // of a switch that was not synced yet; nil if none
+	spoiled        bool  // a test took new files away that were ready
+}
+
+// prepared are the new files of a compaction.
+type prepared struct {
+	what  volume.Compaction
+	data  []byte
+	ready bool
+}
+
+// compacted is a log after compaction: what lives at at, then all the rest.
+func compacted(log []byte, at int64) []byte {
+	newest := map[volume.Key]int64{}
+	for off := int64(replica.Origin); off < at; off += recordSize {
+		newest[parse(log[off:]).key] = off
+	}
+	out := make([]byte, replica.Origin)
+	for off := int64(replica.Origin); off < at; off += recordSize {
+		if r := parse(log[off:]); newest[r.key] == off && r.kind == put {
+			out = append(out, log[off:off+recordSize]...)
+		}
+	}
+	return append(out, log[at:]...)
+}
+
+func (d *disk) setPrepared(p *prepared) {
+	if !d.preparedLoose {
+		d.preparedBefore = d.prepared
+	}
+	d.prepared, d.preparedLoose = p, true
+}
+
+func (d *disk) syncPrepared() { d.preparedBefore, d.preparedLoose = nil, false }
+
+// switchOver puts the new files in the place of the old, which may be undone
+// until it is synced.
+func (d *disk) switchOver() {
+	old := *d
+	d.beforeSwitch = &old
+	d.generation, d.data, d.prepared = d.prepared.what.Generation, d.prepared.data, nil
+	d.synced, d.committed, d.agreed, d.beforeCut = len(d.data), int64(len(d.data)), 0, nil
+	d.epochs = d.believed()
+}
+
+// believed are the epochs that belong to the files that are there.
+func (d *disk) believed() []volume.EpochStart {
+	return slices.DeleteFunc(slices.Clone(d.epochs), func(e volume.EpochStart) bool { return e.Generation != d.generation })
 }
 
 func newDisk(id volume.CopyID) *disk {
@@ -88,6 +141,9 @@ func (d *disk) sync(upto int) {
 }
 
 func (d *disk) setEpochs(list []volume.EpochStart) {
+	if d.end() == replica.Origin && len(list) > 0 { // its super block says so, before the list does
+		d.generation = list[len(list)-1].Generation
+	}
 	d.epochsBefore, d.epochs, d.epochsLoose = d.epochs, slices.Clone(list), true
 }
 
@@ -96,6 +152,10 @@ func (d *disk) syncEpochs() { d.epochsLoose, d.epochsBefore = false, nil }
 // crash leaves what a power cut would: of what was not synced any part, in whole
 // records, since recovery cuts torn ones.
 func (d *disk) crash(rng *rand.Rand) {
+	if d.beforeSwitch != nil && rng.IntN(2) == 0 {
+		*d = *d.beforeSwitch
+	}
+	d.beforeSwitch = nil
 	if d.beforeCut != nil && rng.IntN(2) == 0 {
 		d.data, d.synced, d.agreed = d.beforeCut, d.beforeCutSynced, 0
 	}
@@ -111,4 +171,12 @@ func (d *disk) crash(rng *rand.Rand) {
 		d.epochs = d.epochsBefore
 	}
 	d.syncEpochs()
+	if d.preparedLoose && rng.IntN(2) == 0 {
+		d.prepared = d.preparedBefore
+	}
+	d.syncPrepared()
+	if d.prepared != nil && !d.prepared.ready {
+		d.prepared = nil
+	}
+	d.epochs = d.believed()
 }

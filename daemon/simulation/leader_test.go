@@ -19,6 +19,7 @@ type leader struct {
 	up      bool
 	settles bool // makes decisions of its own; it answers questions in any case
 	hold    time.Duration
+	deafTo  volume.AskKind // a kind of question that it does not hear
 }
 
 // report is what a node says of itself; heard is the last of them.
@@ -103,7 +104,7 @@ func without(hs []volume.Holder, gone ...volume.Holder) []volume.Holder {
 
 // answer decides on a copy's question and replies with the entry in force after.
 func (l *leader) answer(a volume.Ask, reply func(volume.Entry)) {
-	if !l.up {
+	if !l.up || a.Kind == l.deafTo {
 		return
 	}
 	e := l.w.entry(a.Volume)
@@ -135,6 +136,10 @@ func (l *leader) granted(e volume.Entry, a volume.Ask) (next volume.Entry, ok bo
 		add := slices.DeleteFunc(slices.Clone(a.Copies), func(h volume.Holder) bool { return !slices.Contains(e.Joining, h) })
 		next.InSync, next.Joining = slices.Concat(e.InSync, add), without(e.Joining, add...)
 		return next, len(add) > 0
+	case a.Kind == volume.AskCompact:
+		next.Generation = a.Generation
+		ready := !slices.ContainsFunc(e.InSync, func(h volume.Holder) bool { return h != a.From && !slices.Contains(a.Copies, h) })
+		return next, ready && len(e.Joining) == 0 && a.Generation == e.Generation+1
 	case a.Kind == volume.AskYield:
 		return l.yielded(e, a)
 	}

@@ -90,7 +90,12 @@ func (n *node) crash() {
 func (n *node) open(id volume.ID) *run {
 	d := n.disks[id]
 	r := &run{node: n, id: id, disk: d, self: volume.Holder{Node: n.id, Copy: d.copy}, links: map[volume.Holder]*session{}, asking: map[volume.AskKind]bool{}}
-	r.core = replica.NewCore(r.self, id, replica.CoreState{Epochs: slices.Clone(d.epochs), End: d.end(), Durable: int64(d.synced), Committed: d.committed})
+	st := replica.CoreState{Epochs: slices.Clone(d.epochs), End: d.end(), Durable: int64(d.synced), Committed: d.committed}
+	if p := d.prepared; p != nil {
+		sum := checksumOf(p.data)
+		st.Prepared = &replica.Prepared{Compaction: p.what, Length: int64(len(p.data)), Checksum: sum}
+	}
+	r.core = replica.NewCore(r.self, id, st)
 	if d.failed {
 		r.core.Fail(errFsync)
 	}
@@ -203,7 +208,11 @@ type run struct {
 	core *replica.Core
 	over bool // another copy has taken its place
 
-	known volume.Holder // as whom the primary followed knows this copy: a link is all it sees
+	known   volume.Holder // as whom the primary followed knows this copy: a link is all it sees
+	follows volume.NodeID // the primary followed
+
+	building  uint64        // which of its builds is under way; 0 for none
+	compacted time.Duration // since when a compaction is led
 
 	jobs    []job // changes of the log, one at a time
 	working bool
@@ -299,13 +308,18 @@ func (r *run) effects() {
 			r.writes, r.reads = nil, nil
 		case replica.Reattach:
 			delete(r.links, e.Peer)
-		case replica.Unfollow:
+		case replica.Unfollow, replica.Speak:
+		case replica.BuildCompaction, replica.FinishCompaction, replica.DropCompaction, replica.SwitchGeneration, replica.PauseWrites, replica.CompactionEnded:
+			r.compaction(e)
 		default:
 			r.node.w.fail("effect %T", e)
 		}
 	}
 	r.wake()
 	r.pump()
+	for _, m := range r.core.Answers() {
+		r.node.send(r.follows, r.id, r.known, m)
+	}
 }
 
 func (r *run) enter(e replica.EnterEpoch) job {
@@ -372,6 +386,9 @@ func (r *run) pump() {
 		if r.core.BarrierSeq() > s.sent {
 			r.batch(h, s, nil)
 		}
+		for m, ok := r.core.Control(h); ok; m, ok = r.core.Control(h) {
+			r.node.send(h.Node, r.id, r.self, m)
+		}
 	}
 }
 
@@ -403,6 +420,9 @@ func (r *run) receive(from volume.Holder, m replica.Message) {
 		r.enqueue(r.adopt(from, m))
 	case replica.KindBatch:
 		r.enqueue(r.follow(from, m))
+	case replica.KindCompact, replica.KindFinishCompaction, replica.KindAbortCompaction:
+		r.core.OnCompaction(m)
+		r.effects()
 	default:
 		r.answer(from, m)
 		r.effects()
@@ -433,6 +453,8 @@ func (r *run) answer(from volume.Holder, m replica.Message) {
 		if s != nil && s.stream == m.Stream {
 			s.acked = max(s.acked, m.Seq)
 		}
+	case replica.KindBuilt, replica.KindReady, replica.KindCompactionFailed:
+		r.core.Answered(from, m)
 	}
 }
 
@@ -441,11 +463,15 @@ func checksum(d *disk, end int64) (uint32, bool) {
 	if end > d.end() {
 		return 0, false
 	}
+	return checksumOf(d.data[:end]), true
+}
+
+func checksumOf(data []byte) uint32 {
 	sum := uint32(1)
-	for _, b := range d.data[:end] {
+	for _, b := range data {
 		sum = sum*31 + uint32(b)
 	}
-	return sum, true
+	return sum
 }
 
 // adopt is a follower's way into a stream, step by step.
@@ -469,7 +495,7 @@ func (r *run) adopt(from volume.Holder, m replica.Message) job {
 		func() bool {
 			r.disk.syncEpochs()
 			r.core.Adopted(plan.Stream, r.disk.end())
-			r.known = m.To
+			r.known, r.follows = m.To, from.Node
 			sum, _ := checksum(r.disk, r.disk.end())
 			r.node.send(from.Node, r.id, m.To, replica.Message{Kind: replica.KindWelcome, Stream: plan.Stream, End: r.disk.end(), Checksum: sum})
 			return true
@@ -508,6 +534,7 @@ func (r *run) follow(from volume.Holder, m replica.Message) job {
 func (r *run) tick() {
 	w := r.node.w
 	r.expire()
+	r.limitCompaction()
 	for _, h := range r.core.Peers() {
 		s := r.links[h]
 		if s == nil {

@@ -42,7 +42,7 @@ func TestSeeds(t *testing.T) {
 		base, n = *seedFlag, 1
 	}
 	t.Logf("seeds %d to %d", base, base+uint64(n)-1)
-	var next, acks, waiting atomic.Int64
+	var next, acks, waiting, compactions atomic.Int64
 	var workers sync.WaitGroup
 	for range 2 {
 		workers.Go(func() {
@@ -54,11 +54,12 @@ func TestSeeds(t *testing.T) {
 				}
 				acks.Add(int64(w.acks))
 				waiting.Add(int64(stuck))
+				compactions.Add(int64(w.compactions))
 			}
 		})
 	}
 	workers.Wait()
-	t.Logf("%d writes acknowledged; %d volumes ended without a copy that may lead", acks.Load(), waiting.Load())
+	t.Logf("%d writes acknowledged; %d compactions; %d volumes ended without a copy that may lead", acks.Load(), compactions.Load(), waiting.Load())
 }
 
 // trouble runs one seed: some seconds of trouble, then repair.
@@ -75,6 +76,11 @@ func trouble(seed uint64) (w *world, stuck int) {
 	w.grow(1, "a", "b")
 	w.grow(2, "b", "c", "d")
 	w.every(6*ms, func() { w.client.act() })
+	w.every(120*ms, func() {
+		if r := w.client.anyPrimary(volume.ID(1 + w.rng.IntN(2))); r != nil && !w.client.stop {
+			r.compact()
+		}
+	})
 	w.unleash()
 	w.run(4 * time.Second)
 	return w, w.mend()
@@ -174,7 +180,7 @@ func (w *world) mend() (stuck int) {
 	w.faults = faults{}
 	w.cut = map[link]bool{}
 	w.client.failNext = map[volume.NodeID]bool{}
-	w.lead.up = true
+	w.lead.up, w.lead.hold, w.lead.deafTo = true, 0, ""
 	for _, n := range w.nodes {
 		n.froze = w.now
 		n.revive()
@@ -209,6 +215,7 @@ func (w *world) heal(id volume.ID) {
 	if w.hopeless(id) || w.broken != nil {
 		return
 	}
+	w.lastCompaction(id)
 	w.lastWrite(id)
 	w.until(10*time.Second, fmt.Sprintf("equal copies of volume %d", id), func() bool { return w.isWhole(id) })
 	w.lastReads(id)
@@ -232,8 +239,21 @@ func (w *world) lastWrite(id volume.ID) {
 		if r := w.primary(id); r != nil && (r != at || w.now-o.began > time.Second) {
 			o, at = r.write(1<<20, put), r
 		}
-		return o != nil && w.truths[id].acks[o.end] == o.id
+		return o != nil && w.acked(id, o)
 	})
+}
+
+// lastCompaction compacts the volume: whatever was left over of attempts before
+// does not prevent that.
+func (w *world) lastCompaction(id volume.ID) {
+	was := w.truths[id].generation
+	w.until(10*time.Second, fmt.Sprintf("a last compaction of volume %d", id), func() bool {
+		if r := w.primary(id); r != nil {
+			r.compact()
+		}
+		return w.truths[id].generation > was
+	})
+	w.until(5*time.Second, fmt.Sprintf("equal copies of volume %d after compaction", id), func() bool { return w.isWhole(id) && w.isTidy(id) })
 }
 
 // lastReads looks at every key when all is well.
@@ -253,8 +273,9 @@ func (w *world) lastReads(id volume.ID) {
 		if f.volume != id {
 			continue
 		}
-		if _, end := latest(w.truths[id].log, f.key); shown[f.key].shows != end {
-			w.fail("key %d of volume %d: the record that ends at %d is the newest, %d was shown", f.key, id, end, shown[f.key].shows)
+		newest, _ := latest(w.truths[id].log, f.key)
+		if was := shown[f.key].shows; was != newest && (was.kind == put || newest.kind != 0) { // a deletion may have been compacted away since
+			w.fail("key %d of volume %d: %+v is the newest, %+v was shown", f.key, id, newest, was)
 		}
 	}
 }
@@ -275,6 +296,16 @@ func (w *world) isWhole(id volume.ID) bool {
 		}
 	}
 	return len(w.truths[id].log) == len(primary.disk.data)
+}
+
+// isTidy reports whether no new files are left over on the copies of a volume.
+func (w *world) isTidy(id volume.ID) bool {
+	for _, h := range w.entry(id).InSync {
+		if d := w.node(h.Node).disks[id]; d.prepared != nil {
+			return false
+		}
+	}
+	return true
 }
 
 // report fails the test if the world broke, with its story.

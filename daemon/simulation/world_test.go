@@ -55,6 +55,8 @@ type world struct {
 	broken error // the first thing that must not be
 	lines  []string
 	acks   int
+
+	compactions int
 }
 
 type link struct{ from, to volume.NodeID }
@@ -260,6 +262,9 @@ func (w *world) commit(cmd catalog.Command) catalog.Result {
 			why = res.Errs[i].Error()
 		}
 		w.trace("COMMIT v%d %s %s", e.Volume, show(*e), why)
+		if e.Generation > w.truths[e.Volume].generation {
+			w.compacted(e)
+		}
 	}
 	return res
 }
@@ -299,7 +304,7 @@ func show(e volume.Entry) string {
 		}
 		return strings.Join(s, " ")
 	}
-	return fmt.Sprintf("epoch %d version %d %s primary %s in sync [%s] joining [%s]", e.Epoch, e.Version, e.State, e.Primary, hs(e.InSync), hs(e.Joining))
+	return fmt.Sprintf("epoch %d version %d generation %d %s primary %s in sync [%s] joining [%s]", e.Epoch, e.Version, e.Generation, e.State, e.Primary, hs(e.InSync), hs(e.Joining))
 }
 
 // master hands out keys from blocks, and knows the catalog up to some command.

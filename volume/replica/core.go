@@ -54,6 +54,12 @@ type Core struct {
 	waits  uint64 // the newest barrier given out
 	follow stream
 
+	work     work
+	attempt  *attempt // under way
+	attempts uint64   // counts them
+	aborted  error    // why the last one came to nothing
+	answers  []Message
+
 	effects []Effect
 }
 
@@ -65,6 +71,7 @@ type CoreState struct {
 	End       int64
 	Durable   int64
 	Committed int64
+	Prepared  *Prepared // nil without new files that are ready
 }
 
 // peerState is the primary's knowledge of another copy, in the epoch led.
@@ -75,7 +82,8 @@ type peerState struct {
 	acked    uint64 // highest sequence number acknowledged
 	adding   bool   // the leader was asked to have it in sync; it counts until a newer epoch (rule R9)
 	suspect  bool
-	refused  Code // it cannot be a copy of this log; "" unless so
+	refused  Code   // it cannot be a copy of this log; "" unless so
+	abort    uint64 // the attempt at a compaction that it has yet to be told is given up; 0 for none
 }
 
 // plan is an Adopt under way.
@@ -143,11 +151,15 @@ type Adopt struct {
 
 // NewCore makes the Core of a copy as recovery found it.
 func NewCore(self volume.Holder, id volume.ID, st CoreState) *Core {
-	return &Core{
+	c := &Core{
 		self: self, id: id, epochs: slices.Clone(st.Epochs),
 		end: st.End, durable: min(st.Durable, st.End), committed: min(st.Committed, st.Durable),
 		peers: map[volume.Holder]*peerState{},
 	}
+	if p := st.Prepared; p != nil {
+		c.work = work{phase: ready, job: job{what: p.Compaction}, length: p.Length, sum: p.Checksum}
+	}
+	return c
 }
 
 // Effects gives what is to be done now, and forgets it.
@@ -169,6 +181,7 @@ func (c *Core) Learn(e volume.Entry) {
 	c.entry = e
 	if e.Epoch > old.Epoch {
 		c.asked, c.yield, c.diverged = nil, false, nil
+		c.decided(e)
 		if !c.primary() {
 			c.depose()
 		}
@@ -203,11 +216,14 @@ func (c *Core) newPeers(old volume.Entry) {
 // settle begins what the state calls for: entering an epoch, and questions to
 // the leader. Every call that changes something ends with it.
 func (c *Core) settle() {
-	if c.primary() && c.failed == nil && !c.busy() && c.entry.Epoch > newest(c.epochs) {
+	c.advance()
+	c.outcome()
+	if c.primary() && c.failed == nil && !c.busy() && c.entry.Epoch > newest(c.epochs) && !c.outdated() {
 		c.entering = volume.EpochStart{Epoch: c.entry.Epoch, Start: c.end, Generation: c.entry.Generation}
 		c.emit(EnterEpoch(c.entering))
 	}
 	c.count()
+	c.advance()
 	for _, ask := range c.wanted() {
 		if !slices.ContainsFunc(c.asked, func(a volume.Ask) bool { return same(a, ask) }) {
 			c.asked = append(c.asked, ask)
@@ -217,7 +233,9 @@ func (c *Core) settle() {
 }
 
 // busy reports whether something is changing the log that has not called back.
-func (c *Core) busy() bool { return c.entering.Epoch != 0 || c.plan != nil || c.inFlight != 0 }
+func (c *Core) busy() bool {
+	return c.entering.Epoch != 0 || c.plan != nil || c.inFlight != 0 || c.work.phase == finishing || c.work.phase == switching
+}
 
 // primary reports whether the newest entry makes this very copy the primary.
 func (c *Core) primary() bool {
@@ -233,14 +251,21 @@ func (c *Core) Entered(epoch volume.Epoch) {
 	c.epochs = append(slices.Clip(c.epochs), c.entering)
 	c.durable = max(c.durable, c.entering.Start)
 	c.entering = volume.EpochStart{}
-	if c.entry.Epoch == epoch { // else it was overtaken while it entered
-		c.led, c.holds = epoch, true
-		c.peers = map[volume.Holder]*peerState{}
-		for _, h := range c.Peers() {
-			c.emit(Reattach{h})
-		}
-	}
+	c.entered(epoch)
 	c.settle()
+}
+
+// entered begins to lead in an epoch that is durable now, if this copy is to
+// lead in it and it was not overtaken meanwhile.
+func (c *Core) entered(epoch volume.Epoch) {
+	if c.entry.Epoch != epoch || !c.primary() {
+		return
+	}
+	c.led, c.holds = epoch, true
+	c.peers = map[volume.Holder]*peerState{}
+	for _, h := range c.Peers() {
+		c.emit(Reattach{h})
+	}
 }
 
 // Appended says that local records were appended.
@@ -270,6 +295,9 @@ func (c *Core) Fail(err error) {
 	c.failed = err
 	c.end = c.durable
 	c.entering, c.plan, c.inFlight = volume.EpochStart{}, nil, 0
+	if c.work.phase == switching {
+		c.work.phase = idle
+	}
 	if c.follow.id != 0 {
 		c.emit(Unfollow{c.follow.id})
 		c.follow = stream{}
@@ -297,6 +325,9 @@ func (c *Core) Yield() {
 // Retry asks again whatever was asked and has no outcome yet.
 func (c *Core) Retry() {
 	c.asked = nil
+	if c.attempt != nil && c.attempt.step == asking {
+		c.attempt.renew = true
+	}
 	c.settle()
 }
 
@@ -321,6 +352,8 @@ func (c *Core) Writable() error {
 		// Files may still be made anew for a new volume (rule R6), so nothing
 		// may have been acknowledged in it.
 		return fmt.Errorf("%w: volume %d is new, and not all of its copies are there yet", volume.ErrUnavailable, c.id)
+	case c.paused():
+		return fmt.Errorf("%w: volume %d: a compaction is about to end", volume.ErrUnavailable, c.id)
 	case !c.enough():
 		return fmt.Errorf("%w: volume %d has %d copies in sync and needs %d", volume.ErrUnavailable, c.id,
 			len(c.entry.InSync), c.entry.Spec.Placement.MinCopies())

@@ -101,6 +101,12 @@ func (c *Core) OnBatch(m Message) error {
 	case m.Offset != at:
 		return fmt.Errorf("%w: volume %d: a batch at offset %d, and the copy ends at %d", volume.ErrBadRequest, c.id, m.Offset, at)
 	}
+	if len(m.Bytes) > 0 && c.work.phase == finishing {
+		return fmt.Errorf("%w: volume %d: its new files are being finished", volume.ErrUnavailable, c.id)
+	}
+	if len(m.Bytes) > 0 && c.work.phase == ready && c.work.job.what.Epoch == c.follow.epoch {
+		c.drop() // a primary that asked for the new files appends nothing more in this epoch
+	}
 	c.inFlight = at + int64(len(m.Bytes))
 	return nil
 }

@@ -117,6 +117,7 @@ func (c *Core) Acked(from volume.Holder, m Message) {
 func (c *Core) Detached(from volume.Holder, stream uint64) {
 	if p := c.current(from, stream); p != nil {
 		p.stream, p.attached = 0, false
+		c.settle()
 	}
 }
 
@@ -224,13 +225,13 @@ func (c *Core) wanted() []volume.Ask {
 	ask := func(kind volume.AskKind, copies ...volume.Holder) volume.Ask {
 		return volume.Ask{Kind: kind, Volume: c.id, Epoch: c.entry.Epoch, From: c.self, Copies: copies}
 	}
-	if c.failed != nil && len(c.entry.InSync) > 1 {
+	if c.Failure() != nil && len(c.entry.InSync) > 1 {
 		a := ask(volume.AskYield)
 		a.Failed = true
 		return []volume.Ask{a}
 	}
 	if !c.Leading() {
-		if c.failed != nil || c.entering.Epoch != 0 || c.entry.Epoch > newest(c.epochs) {
+		if c.Failure() != nil || c.entering.Epoch != 0 || c.entry.Epoch > newest(c.epochs) {
 			return nil // it leads as soon as it has entered
 		}
 		return []volume.Ask{ask(volume.AskLead)} // rule R10: a run before this one led in this epoch
@@ -249,8 +250,13 @@ func (c *Core) wanted() []volume.Ask {
 	if len(add) > 0 {
 		asks = append(asks, ask(volume.AskAdd, add...))
 	}
-	if renew {
+	switch a := c.attempt; {
+	case renew, a != nil && a.step == asking && a.renew:
 		asks = append(asks, ask(volume.AskLead))
+	case a != nil && a.step == asking:
+		q := ask(volume.AskCompact, c.counted()...)
+		q.Generation = a.what.Generation
+		asks = append(asks, q)
 	}
 	if c.yield && len(c.entry.InSync) > 1 {
 		asks = append(asks, ask(volume.AskYield))

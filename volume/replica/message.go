@@ -11,14 +11,22 @@ import (
 // Kind says which of its fields a Message uses.
 type Kind byte
 
-// The kinds of messages between two copies of one volume. Hello and Batch go
-// from the primary to a follower, the others back.
+// The kinds of messages between two copies of one volume. Hello, Batch, Compact,
+// FinishCompaction and AbortCompaction go from the primary to a follower, the
+// others back.
 const (
 	KindHello   Kind = 1 + iota // Stream, Entry, From, To, Epochs, End, Committed
 	KindWelcome                 // Stream, End, Checksum
 	KindRefusal                 // Stream, Code, Reason, Entry (the newest known, if any), End
 	KindBatch                   // Stream, Seq, Offset, Bytes, Committed
 	KindAck                     // Stream, Seq, Durable
+
+	KindCompact          // Stream, Attempt, Compaction, Committed
+	KindFinishCompaction // Stream, Attempt, End (of the log, all committed)
+	KindAbortCompaction  // Stream, Attempt
+	KindBuilt            // Stream, Attempt
+	KindReady            // Stream, Attempt, End and Checksum (of the new .dat)
+	KindCompactionFailed // Stream, Attempt, Reason
 )
 
 func (k Kind) String() string {
@@ -33,6 +41,18 @@ func (k Kind) String() string {
 		return "batch"
 	case KindAck:
 		return "ack"
+	case KindCompact:
+		return "compact"
+	case KindFinishCompaction:
+		return "finish compaction"
+	case KindAbortCompaction:
+		return "abort compaction"
+	case KindBuilt:
+		return "built"
+	case KindReady:
+		return "ready"
+	case KindCompactionFailed:
+		return "compaction failed"
 	}
 	return fmt.Sprintf("message of kind %d", byte(k))
 }
@@ -67,6 +87,9 @@ type Message struct {
 	Checksum uint32 `json:"checksum,omitempty"` // of .dat[0:End)
 	Code     Code   `json:"code,omitempty"`
 	Reason   string `json:"reason,omitempty"`
+
+	Attempt    uint64            `json:"attempt,omitempty"` // at a compaction; counted by the primary within its epoch
+	Compaction volume.Compaction `json:"compaction,omitzero"`
 
 	Seq       uint64 `json:"-"` // rises with every Batch; in an Ack the highest one processed
 	Offset    int64  `json:"-"` // of Bytes in .dat
@@ -129,7 +152,7 @@ func (m *Message) Unframe(b []byte) error {
 			return bad("acknowledgement of a wrong length")
 		}
 		*m = Message{Kind: kind, Stream: be.Uint64(b[1:]), Seq: be.Uint64(b[9:]), Durable: int64(be.Uint64(b[17:]))}
-	case KindHello, KindWelcome, KindRefusal:
+	case KindHello, KindWelcome, KindRefusal, KindCompact, KindFinishCompaction, KindAbortCompaction, KindBuilt, KindReady, KindCompactionFailed:
 		*m = Message{}
 		if err := json.Unmarshal(b[1:], m); err != nil {
 			return fmt.Errorf("%w: message between copies: %w", volume.ErrBadRequest, err)
@@ -138,7 +161,7 @@ func (m *Message) Unframe(b []byte) error {
 	default:
 		return bad(fmt.Sprintf("kind %d", kind))
 	}
-	if m.Offset < 0 || m.Committed < 0 || m.Durable < 0 || m.End < 0 {
+	if m.Offset < 0 || m.Committed < 0 || m.Durable < 0 || m.End < 0 || m.Compaction.At < 0 {
 		return bad("negative offset")
 	}
 	return nil
