@@ -141,7 +141,7 @@ type Group struct {
 	ctx     context.Context // ends with Close
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup
-	changed signal         // leader or leadership
+	changed cluster.Signal // leader or leadership
 	pending sync.WaitGroup // proposals
 
 	mu     sync.Mutex

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -15,32 +14,6 @@ import (
 
 // queueTimeout bounds how long a proposal waits for raft to take it.
 const queueTimeout = 5 * time.Second
-
-// signal is a level: it says that something changed, never what.
-type signal struct {
-	mu sync.Mutex
-	ch chan struct{}
-}
-
-// wait gives a channel that is closed at the next change. Take it before
-// looking at what may change.
-func (s *signal) wait() <-chan struct{} {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.ch == nil {
-		s.ch = make(chan struct{})
-	}
-	return s.ch
-}
-
-func (s *signal) notify() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.ch != nil {
-		close(s.ch)
-		s.ch = nil
-	}
-}
 
 // term is one time of leading.
 type term struct {
@@ -72,7 +45,7 @@ func (g *Group) follow(notify <-chan bool) {
 			last = id
 			g.log.Info("masters have a leader", "raft", string(id), "addr", string(addr), "self", string(id) == g.raftID)
 		}
-		g.changed.notify()
+		g.changed.Raise()
 	}
 }
 
@@ -115,7 +88,7 @@ func (g *Group) Lead(ctx context.Context, f func(context.Context)) {
 func (g *Group) lead(ctx context.Context, f func(context.Context)) {
 	var last *term
 	for {
-		changed := g.changed.wait()
+		changed := g.changed.Wait()
 		if t := g.currentTerm(); t != nil && t != last {
 			last = t
 			both, cancel := context.WithCancel(t.ctx)
@@ -201,7 +174,7 @@ func (g *Group) Leader() (addr, raftID string, ok bool) {
 
 // LeaderChanged gives a channel that is closed when Leader may have changed, or
 // this node's own leadership. Take it before looking.
-func (g *Group) LeaderChanged() <-chan struct{} { return g.changed.wait() }
+func (g *Group) LeaderChanged() <-chan struct{} { return g.changed.Wait() }
 
 // Leading tells whether this node leads, as far as it knows.
 func (g *Group) Leading() bool { return g.currentTerm() != nil }

@@ -11,9 +11,21 @@ import (
 	"github.com/hashicorp/go-hclog"
 )
 
-// repeatAfter is how long the same message is kept from repeating: raft says
-// several times a second that a member is away.
+// repeatAfter is how long the same message is kept from repeating.
 const repeatAfter = 30 * time.Second
+
+// perCall is what raft says of single calls to a member that failed, several
+// times a second while it is away. The transport tells of it once (logSink.heard).
+var perCall = map[string]bool{
+	"failed to heartbeat to":                  true,
+	"failed to appendEntries to":              true,
+	"failed to contact":                       true,
+	"failed to make requestVote RPC":          true,
+	"failed to send snapshot to":              true,
+	"failed to install snapshot":              true,
+	"failed to pipeline appendEntries":        true,
+	"failed to start pipeline replication to": true,
+}
 
 // logSink takes raft's log to slog. Raft calls an error what it tries again a
 // moment later; none of it asks for somebody to act, so the most it gets is a
@@ -24,6 +36,7 @@ type logSink struct {
 
 	mu     sync.Mutex
 	said   map[string]time.Time
+	away   map[string]bool // members, by raft id, that did not answer the last call
 	closed bool
 }
 
@@ -46,7 +59,7 @@ func (s *logSink) Accept(_ string, level hclog.Level, msg string, args ...any) {
 		return
 	}
 	to := slog.LevelDebug
-	if level >= hclog.Warn {
+	if level >= hclog.Warn && !perCall[msg] {
 		to = slog.LevelWarn
 	}
 	s.write(to, msg, args...)
@@ -85,4 +98,25 @@ func (s *logSink) repeats(msg string, args []any) bool {
 	}
 	s.said[key] = now
 	return false
+}
+
+// heard notes how a call to a member went, and tells when that is other than at
+// the call before: once when it is away, once when it is back.
+func (s *logSink) heard(raftID, addr string, err error) {
+	s.mu.Lock()
+	was, closed := s.away[raftID], s.closed
+	if s.away == nil {
+		s.away = map[string]bool{}
+	}
+	if s.away[raftID] = true; err == nil {
+		delete(s.away, raftID)
+	}
+	s.mu.Unlock()
+	switch {
+	case closed || was == (err != nil):
+	case err != nil:
+		s.log.Warn("a master does not answer", "raft", raftID, "peer", addr, "err", err)
+	default:
+		s.log.Info("a master answers again", "raft", raftID, "peer", addr)
+	}
 }

@@ -111,7 +111,7 @@ func (g *Group) promote(ctx context.Context, m Member, index uint64) error {
 // caughtUp waits until the member has acknowledged the entry at index.
 func (g *Group) caughtUp(ctx context.Context, raftID string, index uint64) error {
 	for {
-		changed, leadership := g.transport.progress.changed.wait(), g.changed.wait()
+		changed, leadership := g.transport.progress.changed.Wait(), g.changed.Wait()
 		if g.transport.progress.of(raftID).match >= index {
 			return nil
 		}

@@ -14,6 +14,8 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
+
+	"weedd/cluster"
 )
 
 // transport is raft's, with three things added. The target's raft id goes along
@@ -54,12 +56,18 @@ func (t *transport) shut() error {
 	return err
 }
 
+// heard notes how a call went, and gives its error back.
+func (t *transport) heard(id raft.ServerID, addr raft.ServerAddress, err error) error {
+	t.stream.logs.heard(string(id), string(addr), err)
+	return err
+}
+
 func target(id raft.ServerID, addr raft.ServerAddress) raft.ServerAddress {
 	return raft.ServerAddress(id) + "@" + addr
 }
 
 func (t *transport) AppendEntries(id raft.ServerID, addr raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
-	err := t.NetworkTransport.AppendEntries(id, target(id, addr), args, resp)
+	err := t.heard(id, addr, t.NetworkTransport.AppendEntries(id, target(id, addr), args, resp))
 	if err == nil && resp.Success {
 		// A heartbeat succeeds on any log; it has neither entries nor predecessor.
 		t.progress.note(string(id), args.PrevLogEntry+uint64(len(args.Entries)))
@@ -68,7 +76,7 @@ func (t *transport) AppendEntries(id raft.ServerID, addr raft.ServerAddress, arg
 }
 
 func (t *transport) RequestVote(id raft.ServerID, addr raft.ServerAddress, args *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
-	return t.NetworkTransport.RequestVote(id, target(id, addr), args, resp)
+	return t.heard(id, addr, t.NetworkTransport.RequestVote(id, target(id, addr), args, resp))
 }
 
 var errQuiet = errors.New("this node does not stand for election so soon after it was stuck")
@@ -77,11 +85,11 @@ func (t *transport) RequestPreVote(id raft.ServerID, addr raft.ServerAddress, ar
 	if time.Now().Before(t.quietUntil) {
 		return errQuiet
 	}
-	return t.NetworkTransport.RequestPreVote(id, target(id, addr), args, resp)
+	return t.heard(id, addr, t.NetworkTransport.RequestPreVote(id, target(id, addr), args, resp))
 }
 
 func (t *transport) InstallSnapshot(id raft.ServerID, addr raft.ServerAddress, args *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
-	return t.NetworkTransport.InstallSnapshot(id, target(id, addr), args, resp, data)
+	return t.heard(id, addr, t.NetworkTransport.InstallSnapshot(id, target(id, addr), args, resp, data))
 }
 
 func (t *transport) TimeoutNow(id raft.ServerID, addr raft.ServerAddress, args *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
@@ -92,7 +100,7 @@ func (t *transport) TimeoutNow(id raft.ServerID, addr raft.ServerAddress, args *
 type progress struct {
 	mu      sync.Mutex
 	members map[string]memberProgress // by raft id
-	changed signal
+	changed cluster.Signal
 }
 
 type memberProgress struct {
@@ -107,7 +115,7 @@ func (p *progress) note(raftID string, match uint64) {
 	p.members[raftID] = memberProgress{match: max(m.match, match), contact: time.Now()}
 	p.mu.Unlock()
 	if grown {
-		p.changed.notify()
+		p.changed.Raise()
 	}
 }
 
