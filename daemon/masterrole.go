@@ -389,13 +389,18 @@ func (s service) View() (cluster.View, error) {
 	return v, s.redirect(err)
 }
 
+func (s service) Entry(ctx context.Context, id volume.ID) (volume.Entry, error) {
+	e, err := s.leader.Entry(ctx, id)
+	return e, s.redirect(err)
+}
+
 // Locate answers from this master's catalog, in sync or not.
-func (s service) Locate(_ context.Context, id volume.ID) (volume.Entry, []volume.Node, error) {
+func (s service) Locate(ctx context.Context, id volume.ID) (volume.Entry, []volume.Node, error) {
 	e, ok := s.masterRole.master.Entry(id)
 	if !ok {
 		return volume.Entry{}, nil, fmt.Errorf("%w: volume id %d not found", volume.ErrNoVolume, id)
 	}
-	nodes, err := s.masterRole.master.Lookup(id, "")
+	nodes, err := s.masterRole.master.Lookup(ctx, id, "")
 	if errors.Is(err, volume.ErrUnavailable) {
 		err = nil // the entry alone is of use too
 	}

@@ -168,25 +168,57 @@ func (c *Client) View(ctx context.Context) (cluster.View, error) {
 	return v, nil
 }
 
+// Entry is the leader's word on a volume: volume.ErrNoVolume means that there is
+// none, and volume.ErrUnavailable that no leader answered.
+func (c *Client) Entry(ctx context.Context, id volume.ID) (volume.Entry, error) {
+	var e volume.Entry
+	err := c.toLeader(ctx, attemptTime, always, func(ctx context.Context, conn grpc.ClientConnInterface) error {
+		a, err := rpcwire.Call[volume.Entry](ctx, conn, ServiceName, "Entry", &locateRequest{id})
+		if err == nil {
+			e = *a
+		}
+		return err
+	})
+	if err != nil {
+		return e, fmt.Errorf("ask the leader for volume %d: %w", id, err)
+	}
+	return e, nil
+}
+
 // Locate asks the masters in turn for the entry of a volume and the nodes that
-// hold it. One that does not know it is believed only when no other does:
-// it may lag behind.
+// hold it. One that does not know the volume may lag behind, so that there is
+// none (volume.ErrNoVolume) is believed of the leader only; an entry that comes
+// from it comes without nodes. volume.ErrUnavailable means that nobody knew.
 func (c *Client) Locate(ctx context.Context, id volume.ID) (volume.Entry, []volume.Node, error) {
-	err := fmt.Errorf("%w: no master in sight", volume.ErrUnavailable)
+	last := errors.New("no master in sight")
+	asked := false // the leader
 	for _, m := range c.masters() {
 		var a *locateAnswer
-		aerr := c.call(ctx, m, whoTime, func(ctx context.Context, conn grpc.ClientConnInterface) (err error) {
+		err := c.call(ctx, m, whoTime, func(ctx context.Context, conn grpc.ClientConnInterface) (err error) {
 			a, err = rpcwire.Call[locateAnswer](ctx, conn, ServiceName, "Locate", &locateRequest{id})
 			return err
 		})
-		if aerr == nil {
+		if err == nil {
 			return a.Entry, a.Nodes, nil
 		}
-		if !errors.Is(err, volume.ErrNoVolume) {
-			err = aerr
+		if last = err; !errors.Is(err, volume.ErrNoVolume) || asked {
+			continue
 		}
+		asked = true
+		e, err := c.sure(ctx, id)
+		if err == nil || errors.Is(err, volume.ErrNoVolume) {
+			return e, nil, err
+		}
+		last = err
 	}
-	return volume.Entry{}, nil, fmt.Errorf("locate volume %d: %w", id, err)
+	return volume.Entry{}, nil, fmt.Errorf("%w: locate volume %d: %v", volume.ErrUnavailable, id, last)
+}
+
+// sure is Entry for no longer than it takes when all is well.
+func (c *Client) sure(ctx context.Context, id volume.ID) (volume.Entry, error) {
+	ctx, cancel := context.WithTimeout(ctx, whoTime/2)
+	defer cancel()
+	return c.Entry(ctx, id)
 }
 
 // Promise puts a genesis to one master.

@@ -26,7 +26,7 @@ import (
 // ServiceName is the gRPC service of the masters.
 const ServiceName = "weedd.Cluster"
 
-// Service is what a master answers. The first six methods are the leader's and
+// Service is what a master answers. The methods before Locate are the leader's and
 // answer a *cluster.NotLeaderError, or volume.ErrNotLeader, at any other master.
 type Service interface {
 	// Ask answers the entry now in force, also together with an error.
@@ -37,6 +37,8 @@ type Service interface {
 	// Beat serves one heartbeat stream. recv fails once Beat has returned.
 	Beat(ctx context.Context, recv func() (volume.Report, error), send func(volume.Orders) error) error
 	View() (cluster.View, error)
+	// Entry is the leader's word on a volume; volume.ErrNoVolume for none.
+	Entry(ctx context.Context, id volume.ID) (volume.Entry, error)
 
 	// Locate answers from the catalog of this master, whoever leads.
 	Locate(ctx context.Context, id volume.ID) (volume.Entry, []volume.Node, error)
@@ -131,6 +133,10 @@ func Register(srv *grpc.Server, svc Service) {
 			rpcwire.Unary(ServiceName, "DeleteCollection", func(s Service, ctx context.Context, r *collection) (*collection, error) {
 				n, err := s.DeleteCollection(ctx, r.Name)
 				return &collection{Volumes: n}, wire(err)
+			}),
+			rpcwire.Unary(ServiceName, "Entry", func(s Service, ctx context.Context, r *locateRequest) (*volume.Entry, error) {
+				e, err := s.Entry(ctx, r.Volume)
+				return &e, wire(err)
 			}),
 			rpcwire.Unary(ServiceName, "Locate", func(s Service, ctx context.Context, r *locateRequest) (*locateAnswer, error) {
 				e, nodes, err := s.Locate(ctx, r.Volume)

@@ -114,6 +114,16 @@ func (m *fakeMaster) View() (cluster.View, error) {
 	return m.view, nil
 }
 
+func (m *fakeMaster) Entry(ctx context.Context, id volume.ID) (volume.Entry, error) {
+	if err := m.notLeader(ctx); err != nil {
+		return volume.Entry{}, err
+	}
+	if id != 7 && id != 9 {
+		return volume.Entry{}, fmt.Errorf("%w: volume %d", volume.ErrNoVolume, id)
+	}
+	return volume.Entry{Volume: id, Epoch: 3}, nil
+}
+
 func (m *fakeMaster) Locate(ctx context.Context, id volume.ID) (volume.Entry, []volume.Node, error) {
 	if id != 7 || m.id == "m2" {
 		return volume.Entry{}, nil, fmt.Errorf("%w: volume %d", volume.ErrNoVolume, id)
@@ -407,12 +417,19 @@ func TestAHeartbeatEndsWhenTheLeaderFallsSilent(t *testing.T) {
 	}
 }
 
-func TestLocateBelievesAMasterThatKnowsMoreThanOneThatDoesNot(t *testing.T) {
+func TestThatThereIsNoVolumeIsBelievedOfTheLeaderOnly(t *testing.T) {
 	t.Parallel()
-	ms := start(t, "m2", "m1") // m2 lags behind
+	ms := start(t, "m2", "m1") // m2 lags behind, and m1 does not know of volume 9 yet
 	e, nodes, err := ms.client().Locate(ctx(t), 7)
 	if err != nil || e.Epoch != 3 || len(nodes) != 1 {
-		t.Errorf("%v, %v, %v", e, nodes, err)
+		t.Errorf("nobody leads, and a master knows it: %v, %v, %v", e, nodes, err)
+	}
+	if _, _, err := ms.client().Locate(ctx(t), 8); !errors.Is(err, volume.ErrUnavailable) {
+		t.Errorf("nobody leads: %v", err)
+	}
+	ms.lead("m1")
+	if e, _, err := ms.client().Locate(ctx(t), 9); err != nil || e.Epoch != 3 {
+		t.Errorf("only the leader knows it: %v, %v", e, err)
 	}
 	if _, _, err := ms.client().Locate(ctx(t), 8); !errors.Is(err, volume.ErrNoVolume) {
 		t.Errorf("no such volume: %v", err)

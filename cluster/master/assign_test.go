@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"weedd/cluster"
+	"weedd/cluster/catalog"
 	"weedd/cluster/master"
 	"weedd/cluster/master/mastertest"
 	"weedd/cluster/placement"
@@ -391,6 +393,46 @@ func TestLeaderAndGossipDisagree(t *testing.T) {
 	})
 }
 
+// lagging is the log of a master that has not caught up.
+type lagging struct {
+	*mastertest.Cluster
+	cat *catalog.Catalog
+}
+
+func (l lagging) Catalog() (*catalog.Catalog, <-chan struct{}) { return l.cat, make(chan struct{}) }
+
+func TestALookupOfAVolumeThatIsNotKnownHereYetIsTheLeadersToAnswer(t *testing.T) {
+	t.Parallel()
+	c := three()
+	before, _ := c.Catalog()
+	m := master.New(master.Options{Log: lagging{c, before}, Gossip: c, Leader: c, Volumes: c, Logger: slog.New(slog.DiscardHandler)})
+	t.Cleanup(func() { m.Close() })
+	id := c.Make(volume.Spec{}, "a")
+	look := func(id volume.ID) ([]volume.Node, error) { return m.Lookup(context.Background(), id, "") }
+	if nodes, err := look(id); err != nil || len(nodes) != 1 || nodes[0].ID != "a" {
+		t.Errorf("a volume made a moment ago: %v, %v", nodes, err)
+	}
+	if _, err := look(id + 1); !errors.Is(err, volume.ErrNoVolume) {
+		t.Errorf("no such volume: %v", err)
+	}
+	c.SetLeading(false)
+	if _, err := look(id); !errors.Is(err, volume.ErrUnavailable) {
+		t.Errorf("nobody leads: %v", err)
+	}
+}
+
+func TestADeletedVolumeIsGoneWhoeverLeads(t *testing.T) {
+	t.Parallel()
+	c := three()
+	m := open(t, c, time.Second)
+	id := c.Make(volume.Spec{}, "a")
+	c.Apply(catalog.Command{Delete: &catalog.Delete{Volumes: []volume.ID{id}}})
+	c.SetLeading(false)
+	if _, err := m.Lookup(context.Background(), id, ""); !errors.Is(err, volume.ErrNoVolume) {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestLookup(t *testing.T) {
 	t.Parallel()
 	c := three()
@@ -398,7 +440,7 @@ func TestLookup(t *testing.T) {
 	id := c.Make(volume.Spec{Collection: "pics", Placement: 2}, "a", "b", "c")
 	away(c, "b", "dc1", "r2")
 	ids := func(collection string) (out []volume.NodeID) {
-		nodes, err := m.Lookup(id, collection)
+		nodes, err := m.Lookup(context.Background(), id, collection)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -418,10 +460,10 @@ func TestLookup(t *testing.T) {
 	if got := ids(""); len(got) != 3 {
 		t.Errorf("all are silent: %v", got)
 	}
-	if _, err := m.Lookup(id, "other"); !errors.Is(err, volume.ErrNoVolume) {
+	if _, err := m.Lookup(context.Background(), id, "other"); !errors.Is(err, volume.ErrNoVolume) {
 		t.Errorf("another collection: %v", err)
 	}
-	if _, err := m.Lookup(99, ""); !errors.Is(err, volume.ErrNoVolume) {
+	if _, err := m.Lookup(context.Background(), 99, ""); !errors.Is(err, volume.ErrNoVolume) {
 		t.Errorf("no such volume: %v", err)
 	}
 	if e, ok := m.Entry(id); !ok || e.Volume != id {

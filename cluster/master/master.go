@@ -45,6 +45,8 @@ type Leader interface {
 	Grow(ctx context.Context, req placement.GrowRequest) ([]*volume.Entry, error)
 	DeleteCollection(ctx context.Context, name string) (int, error)
 	View(ctx context.Context) (cluster.View, error)
+	// Entry is the leader's word on a volume; volume.ErrNoVolume for none.
+	Entry(ctx context.Context, id volume.ID) (volume.Entry, error)
 }
 
 // Volumes reaches volume servers.
@@ -143,18 +145,26 @@ func (m *Master) start(f func(ctx context.Context)) {
 	}
 }
 
+// sureTime is how long a lookup of a volume that is not known here waits for the
+// leader's word.
+const sureTime = time.Second
+
 // Lookup names the nodes with a copy of volume id in sync: those that are alive,
 // or when none is, those that are not. With a collection other than "", the
-// volume must be in it. Errors are
-// volume.ErrNoVolume, and volume.ErrUnavailable while this master knows no
-// cluster yet.
-func (m *Master) Lookup(id volume.ID, collection string) ([]volume.Node, error) {
+// volume must be in it. A volume that this master does not know may have been
+// made a moment ago: the leader is asked, and volume.ErrNoVolume is its word.
+// volume.ErrUnavailable is the error while it cannot be asked, and while this
+// master knows no cluster yet.
+func (m *Master) Lookup(ctx context.Context, id volume.ID, collection string) ([]volume.Node, error) {
 	c := m.choices()
 	if c.cat.ClusterID() == "" {
 		return nil, fmt.Errorf("%w: this master has not joined a cluster yet", volume.ErrUnavailable)
 	}
-	e, ok := c.cat.Volume(id)
-	if !ok || (collection != "" && e.Spec.Collection != collection) {
+	e, err := m.known(ctx, c, id)
+	if err != nil {
+		return nil, err
+	}
+	if collection != "" && e.Spec.Collection != collection {
 		return nil, fmt.Errorf("%w: volume id %d not found", volume.ErrNoVolume, id)
 	}
 	var alive, silent []volume.Node
@@ -175,6 +185,28 @@ func (m *Master) Lookup(id volume.ID, collection string) ([]volume.Node, error) 
 		return silent, nil // better a try than none
 	}
 	return nil, fmt.Errorf("%w: volume id %d: no node with a copy is in sight", volume.ErrUnavailable, id)
+}
+
+// known finds the entry of a volume, here or at the leader. Of one that was
+// deleted every master knows for ever.
+func (m *Master) known(ctx context.Context, c *choices, id volume.ID) (*volume.Entry, error) {
+	if e, ok := c.cat.Volume(id); ok {
+		return e, nil
+	}
+	unknown := fmt.Errorf("%w: volume id %d not found", volume.ErrNoVolume, id)
+	if c.cat.Deleted(id) {
+		return nil, unknown
+	}
+	ctx, cancel := context.WithTimeout(ctx, sureTime)
+	defer cancel()
+	e, err := m.opt.Leader.Entry(ctx, id)
+	switch {
+	case err == nil:
+		return &e, nil
+	case errors.Is(err, volume.ErrNoVolume):
+		return nil, unknown
+	}
+	return nil, fmt.Errorf("%w: volume id %d is not known here, and no leader says whether there is one: %v", volume.ErrUnavailable, id, err)
 }
 
 // Entry is what the catalog says of a volume.

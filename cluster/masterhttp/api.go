@@ -36,7 +36,7 @@ import (
 type Master interface {
 	Assign(ctx context.Context, req master.Request) (master.Assignment, error)
 	Submit(ctx context.Context, req master.Request, n *needle.Needle) (master.Assignment, volume.PutResult, error)
-	Lookup(id volume.ID, collection string) ([]volume.Node, error)
+	Lookup(ctx context.Context, id volume.ID, collection string) ([]volume.Node, error)
 	Grow(ctx context.Context, req placement.GrowRequest) ([]*volume.Entry, error)
 	DeleteCollection(ctx context.Context, name string) (int, error)
 	View(ctx context.Context) (cluster.View, error)

@@ -1,7 +1,7 @@
 package masterhttp
 
 import (
-	"errors"
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -125,7 +125,7 @@ func (a *API) lookup(w *answer, r *http.Request) error {
 	}
 	text, _, _ = strings.Cut(text, ",")
 	text = clip(text)
-	nodes, err := a.find(text, q.Get("collection"))
+	nodes, err := a.find(r.Context(), text, q.Get("collection"))
 	if err != nil {
 		status, _ := wire.Status(err)
 		wire.RetryLater(w.Header(), status)
@@ -140,20 +140,13 @@ func (a *API) lookup(w *answer, r *http.Request) error {
 	return nil
 }
 
-// find looks a volume up. While nobody leads, what is not known here may only be
-// not known yet, so the client is told to come back.
-func (a *API) find(text, collection string) ([]volume.Node, error) {
+// find looks a volume up.
+func (a *API) find(ctx context.Context, text, collection string) ([]volume.Node, error) {
 	id, err := volume.ParseID(text)
 	if err != nil {
 		return nil, fmt.Errorf("%w: Unknown volume id %s", volume.ErrNoVolume, clip(text))
 	}
-	nodes, err := a.opts.Master.Lookup(id, collection)
-	if errors.Is(err, volume.ErrNoVolume) {
-		if leader, _, _, _ := a.opts.Group.Status(); leader == "" {
-			return nil, fmt.Errorf("%w: no master leads, and volume id %d is not known here", volume.ErrUnavailable, id)
-		}
-	}
-	return nodes, err
+	return a.opts.Master.Lookup(ctx, id, collection)
 }
 
 // clip shortens what a client sent, for error texts.
@@ -175,7 +168,7 @@ func (a *API) redirect(w *answer, r *http.Request) error {
 	if _, _, err := volume.ParseKeyCookie(strings.TrimSuffix(rest, path.Ext(rest))); err != nil {
 		return err
 	}
-	nodes, err := a.find(vid, r.URL.Query().Get("collection"))
+	nodes, err := a.find(r.Context(), vid, r.URL.Query().Get("collection"))
 	if err != nil {
 		return err
 	}

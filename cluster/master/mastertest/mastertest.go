@@ -193,14 +193,15 @@ func (c *Cluster) Grow(ctx context.Context, req placement.GrowRequest) ([]*volum
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	view := c.placementLocked()
-	n := req.Count
+	n, plan := req.Count, placement.PlanAll
 	if n == 0 {
+		plan = placement.Plan
 		if es := placement.Writable(view, req); len(es) > 0 {
 			return es, nil
 		}
 		n = placement.OnDemand(view, req.Spec, placement.Settings{})
 	}
-	sets, err := placement.Plan(view, req, n)
+	sets, err := plan(view, req, n)
 	if err != nil {
 		return nil, err
 	}
@@ -250,6 +251,20 @@ func (c *Cluster) DeleteCollection(ctx context.Context, name string) (int, error
 	}
 	c.applyLocked(catalog.Command{Delete: &catalog.Delete{Volumes: ids}})
 	return len(ids), nil
+}
+
+// Entry is that of master.Leader.
+func (c *Cluster) Entry(ctx context.Context, id volume.ID) (volume.Entry, error) {
+	if err := c.leader(ctx); err != nil {
+		return volume.Entry{}, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e, ok := c.cat.Volume(id)
+	if !ok {
+		return volume.Entry{}, fmt.Errorf("%w: volume %d", volume.ErrNoVolume, id)
+	}
+	return *e, nil
 }
 
 // View is that of master.Leader. Every copy is reported, as an empty one.
