@@ -12,6 +12,7 @@
 package catalog
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/json"
 	"errors"
@@ -109,6 +110,11 @@ type Keys struct {
 // Grow makes volumes in state new at epoch 1. Ids are given by Apply.
 type Grow struct {
 	Volumes []NewVolume `json:"volumes"`
+	// Above is an id that somebody else's volume has, on a node of the cluster:
+	// those of new ones are higher.
+	Above volume.ID `json:"above,omitempty"`
+	// Born is the proposer's clock, in unix seconds.
+	Born int64 `json:"born,omitempty"`
 }
 
 // NewVolume is one volume of a Grow. All holders are in sync from the start: an
@@ -168,15 +174,18 @@ func (cmd Command) Encode() []byte {
 // understand would be to diverge.
 var ErrUnknownCommand = errors.New("catalog: a command of a newer version; upgrade this node")
 
-// Decode reads what Encode wrote. It refuses members that it does not know.
+// Decode reads what Encode wrote. It refuses members that it does not know, at
+// any depth: a field passed over is a decision that others took and this node
+// did not.
 func Decode(b []byte) (Command, error) {
-	var fields map[string]json.RawMessage
-	var cmd Command
-	if err := json.Unmarshal(b, &fields); err != nil {
+	var cmd, some Command
+	if err := json.Unmarshal(b, &some); err != nil {
 		return cmd, fmt.Errorf("catalog: decode command: %w", err)
 	}
-	if err := json.Unmarshal(b, &cmd); err != nil {
-		return cmd, fmt.Errorf("catalog: decode command: %w", err)
+	strict := json.NewDecoder(bytes.NewReader(b))
+	strict.DisallowUnknownFields()
+	if err := strict.Decode(&cmd); err != nil {
+		return cmd, fmt.Errorf("%w: %w", ErrUnknownCommand, err)
 	}
 	known := 0
 	for _, set := range []bool{cmd.Found != nil, cmd.Keys != nil, cmd.Grow != nil, cmd.Change != nil, cmd.Delete != nil} {
@@ -184,7 +193,7 @@ func Decode(b []byte) (Command, error) {
 			known++
 		}
 	}
-	if known != 1 || len(fields) != 1 {
+	if known != 1 {
 		return cmd, ErrUnknownCommand
 	}
 	return cmd, nil
@@ -236,9 +245,10 @@ func (c *Catalog) takeKeys(cmd Keys) Result {
 
 func (c *Catalog) grow(cmd Grow) Result {
 	var made []*volume.Entry
+	c.maxVolume = max(c.maxVolume, cmd.Above)
 	for _, v := range cmd.Volumes {
 		e := &volume.Entry{Volume: c.maxVolume + 1, Spec: v.Spec, State: volume.StateNew, Epoch: 1, Version: 1,
-			Primary: v.Primary, InSync: sortHolders(v.Holders)}
+			Primary: v.Primary, InSync: sortHolders(v.Holders), Born: cmd.Born}
 		if e.Volume == 0 {
 			return Result{Err: fmt.Errorf("%w: all volume ids are used up", volume.ErrNoSpace)}
 		}
@@ -277,7 +287,8 @@ func (c *Catalog) changed(ch Change) (*volume.Entry, error) {
 		return nil, fmt.Errorf("%w: volume %d is at version %d, epoch %d; planned on version %d", volume.ErrStale, old.Volume, old.Version, old.Epoch, ch.Version)
 	}
 	next := ch.Next
-	next.Spec, next.Epoch, next.Version, next.Compacted = old.Spec, old.Epoch, old.Version+1, old.Compacted
+	next.Spec, next.Born = old.Spec, old.Born
+	next.Epoch, next.Version, next.Compacted = old.Epoch, old.Version+1, old.Compacted
 	next.InSync, next.Joining = sortHolders(next.InSync), sortHolders(next.Joining)
 	if err := wellFormed(&next); err != nil {
 		return nil, err

@@ -53,7 +53,7 @@ func (t *term) ask(ctx context.Context, ask volume.Ask) (volume.Entry, error) {
 func (t *term) condemn(ask volume.Ask) {
 	if t.topo.Condemn(ask.Volume, ask.Replace) {
 		t.log.Warn("copies differ from the primary's and are to be made anew", "volume", ask.Volume, "peer", ask.From.Node, "copies", ask.Replace)
-		t.moved.raise()
+		t.moved.Raise()
 	}
 }
 

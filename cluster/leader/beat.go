@@ -111,7 +111,7 @@ func (s *stream) report(r volume.Report) error {
 	}
 	if news {
 		s.news = true
-		s.t.moved.raise()
+		s.t.moved.Raise()
 	}
 	return nil
 }
@@ -196,6 +196,6 @@ func (s *stream) end() {
 		return
 	}
 	s.t.log.Info("volume server disconnected", "peer", s.node)
-	s.t.moved.raise()
+	s.t.moved.Raise()
 	s.t.probe(s.t.topo.Node(s.node))
 }

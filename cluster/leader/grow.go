@@ -61,7 +61,7 @@ func (w *wants) add(req GrowRequest, done chan<- madeVolumes) {
 func (t *term) grow(ctx context.Context, req GrowRequest) ([]*volume.Entry, error) {
 	began := time.Now()
 	for {
-		moved := t.moved.wait()
+		moved := t.moved.Wait()
 		ids, err := t.want(ctx, req)
 		if err != nil {
 			if !t.patient(err, began) {
@@ -110,7 +110,7 @@ func (t *term) want(ctx context.Context, req GrowRequest) ([]volume.ID, error) {
 // serveWant finds or makes the volumes of one request.
 func (t *term) serveWant(view placement.View, req GrowRequest) ([]volume.ID, error) {
 	if req.Count > 0 {
-		return t.make(view, req, req.Count)
+		return t.make(view, req, req.Count, placement.PlanAll)
 	}
 	if es := placement.Writable(view, req); len(es) > 0 {
 		return idsOf(es), nil
@@ -118,7 +118,7 @@ func (t *term) serveWant(view placement.View, req GrowRequest) ([]volume.ID, err
 	if es := placement.Coming(view, req); len(es) > 0 {
 		return idsOf(es), nil
 	}
-	return t.make(view, req, placement.OnDemand(view, req.Spec, t.opt.Placement))
+	return t.make(view, req, placement.OnDemand(view, req.Spec, t.opt.Placement), placement.Plan)
 }
 
 func idsOf(es []*volume.Entry) (ids []volume.ID) {
@@ -132,16 +132,25 @@ func idsOf(es []*volume.Entry) (ids []volume.ID) {
 // cluster with empty volumes.
 const maxGrow = 10_000
 
-// make proposes up to n new volumes: as many as there is room for, at least one.
-func (t *term) make(view placement.View, req GrowRequest, n int) ([]volume.ID, error) {
+// maxForeignID bounds the ids of others that new volumes are numbered above: one
+// near the end of all ids must not use up those before it, and no cluster will
+// come so far by itself.
+const maxForeignID = 1 << 31
+
+// planner places up to n new volumes.
+type planner func(v placement.View, req GrowRequest, n int) ([][]volume.NodeID, error)
+
+// make proposes n new volumes, or as many as plan finds room for. Their numbers
+// are above those of all volumes that any node has reported, whoever made them.
+func (t *term) make(view placement.View, req GrowRequest, n int, plan planner) ([]volume.ID, error) {
 	if n > maxGrow {
 		return nil, fmt.Errorf("%w: %d volumes at once; at most %d", volume.ErrBadRequest, n, maxGrow)
 	}
-	sets, err := placement.Plan(view, req, n)
+	sets, err := plan(view, req, n)
 	if err != nil {
 		return nil, err
 	}
-	cmd := catalog.Grow{}
+	cmd := catalog.Grow{Above: t.topo.HighestID(maxForeignID), Born: time.Now().Unix()}
 	for _, nodes := range sets {
 		v := catalog.NewVolume{Spec: req.Spec, Primary: nodes[0]}
 		for _, node := range nodes {

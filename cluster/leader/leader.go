@@ -137,8 +137,8 @@ func (l *Leader) Keys(ctx context.Context, count uint64) (catalog.Block, error) 
 }
 
 // Grow makes volumes and returns once they are open. When req names a Count, it
-// makes as many, or as many as there is room for, and waits for all of them; else
-// it waits for one, which may be one that was there already. Errors
+// makes as many or none, and waits for all of them; else it waits for one, which
+// may be one that was there already. Errors
 // are volume.ErrUnsatisfiable and volume.ErrNoSpace, which say what is missing,
 // and volume.ErrUnavailable.
 func (l *Leader) Grow(ctx context.Context, req GrowRequest) ([]*volume.Entry, error) {
@@ -147,6 +147,21 @@ func (l *Leader) Grow(ctx context.Context, req GrowRequest) ([]*volume.Entry, er
 		return nil, err
 	}
 	return t.grow(ctx, req)
+}
+
+// Entry is what is decided about a volume; volume.ErrNoVolume when there is none.
+// Masters that do not lead may lag behind that.
+func (l *Leader) Entry(ctx context.Context, id volume.ID) (volume.Entry, error) {
+	t, err := l.leading(ctx)
+	if err != nil {
+		return volume.Entry{}, err
+	}
+	cat, _ := t.opt.Log.Catalog()
+	e, ok := cat.Volume(id)
+	if !ok {
+		return volume.Entry{}, fmt.Errorf("%w: volume %d", volume.ErrNoVolume, id)
+	}
+	return *e, nil
 }
 
 // DeleteCollection ends all volumes of a collection for ever and returns how

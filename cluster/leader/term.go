@@ -48,8 +48,8 @@ type term struct {
 	log   *slog.Logger
 	began time.Time
 	topo  *topology.Map
-	ready chan struct{} // closed when everything decided before this term is in the catalog
-	moved signal        // an observation has changed
+	ready chan struct{}  // closed when everything decided before this term is in the catalog
+	moved cluster.Signal // an observation has changed
 	asked batcher
 	wants wants
 
@@ -114,7 +114,7 @@ func (t *term) rounds() {
 	for {
 		cat, catalogChanged := t.opt.Log.Catalog()
 		members, gossipChanged := t.opt.Gossip.Watch()
-		moved := t.moved.wait()
+		moved := t.moved.Wait()
 		t.topo.Members(members)
 		t.probeSilent(cat)
 		t.round(cat)
@@ -161,7 +161,7 @@ func (t *term) round(cat *catalog.Catalog) {
 			continue
 		}
 		t.grown[req.Spec] = now
-		if _, err := t.make(view, req, req.Count); err != nil {
+		if _, err := t.make(view, req, req.Count, placement.Plan); err != nil {
 			t.log.Debug("no growth", "collection", req.Spec.Collection, "placement", req.Spec.Placement, "err", err)
 		}
 		return // the next one with the load of this one counted
@@ -217,7 +217,7 @@ func (t *term) takeSteps(steps []placement.Step) {
 	for _, s := range steps {
 		if s.Delete() {
 			doomed = append(doomed, s.Volume)
-			t.log.Warn("giving up a new volume", "volume", s.Volume, "reason", s.Reason)
+			t.log.Warn("deleting a volume", "volume", s.Volume, "reason", s.Reason)
 			continue
 		}
 		next := &s.Change.Next
@@ -230,7 +230,7 @@ func (t *term) takeSteps(steps []placement.Step) {
 	}
 	if len(doomed) > 0 {
 		if res, err := t.opt.Log.Propose(t.ctx, catalog.Command{Delete: &catalog.Delete{Volumes: doomed}}); cmp.Or(err, res.Err) != nil {
-			t.refused("delete new volumes", cmp.Or(err, res.Err))
+			t.refused("delete volumes", cmp.Or(err, res.Err))
 			return
 		}
 	}
@@ -313,7 +313,7 @@ func (t *term) probe(n cluster.Node) {
 			t.topo.Answered(n.ID, time.Now())
 		case errors.Is(err, syscall.ECONNREFUSED):
 			if t.topo.Refused(n.ID, began) {
-				t.moved.raise()
+				t.moved.Raise()
 			}
 		}
 	})
@@ -325,29 +325,4 @@ func (t *term) endProbes() {
 	//lint:ignore SA2001 only the order counts
 	t.mu.Unlock()
 	t.probes.Wait()
-}
-
-// signal is a level: whoever waits learns that something changed since it
-// began to wait.
-type signal struct {
-	mu sync.Mutex
-	ch chan struct{}
-}
-
-func (s *signal) wait() <-chan struct{} {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.ch == nil {
-		s.ch = make(chan struct{})
-	}
-	return s.ch
-}
-
-func (s *signal) raise() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.ch != nil {
-		close(s.ch)
-		s.ch = nil
-	}
 }

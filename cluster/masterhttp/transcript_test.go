@@ -30,7 +30,6 @@ var reasons = map[string]string{
 	"bare-vid-redirect":        "404",
 	"follower-ignores-volumes": "every master gives the same answers",
 	"grow-count":               "volumes lists the new ids; count is as it was",
-	"grow-all-or-nothing":      "as many volumes as there is room for are made, and counted in the answer",
 	"writable-volume-count":    "writableVolumeCount is checked and without effect: how many is up to the leader",
 	"cut-down":                 "no deviation: the record shows one volume server of three",
 	"no-vacuum":                "there is no /vol/vacuum: volumes are compacted by the cluster itself",
@@ -88,7 +87,6 @@ var deviations = map[string]replay.Deviation{
 	"master-submit/error: submit unknown data center (follower)": refused("submit-status", 406),
 	"master-submit/read it through any volume server":            {Why: "submit-ts", Headers: map[string]string{"Last-Modified": "Fri, 14 Jul 2017 02:40:00 GMT"}},
 
-	"master-volumes/error: grow more than there is room for":                      {Why: "grow-all-or-nothing", Status: 200, Body: replay.Text(`{"count":{{int}}}`)},
 	"master-volumes/a collection name with dots climbs out of the data directory": refused("collection-name", 406),
 	"master-volumes/and is deleted by that name":                                  refused("collection-name", 400),
 	"master-volumes/error: vacuum with a bad threshold":                           because("no-vacuum", absent),

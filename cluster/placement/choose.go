@@ -328,3 +328,12 @@ func Plan(v View, req GrowRequest, n int) ([][]volume.NodeID, error) {
 	}
 	return out, nil
 }
+
+// PlanAll is Plan that fails unless all n volumes can be placed.
+func PlanAll(v View, req GrowRequest, n int) ([][]volume.NodeID, error) {
+	sets, err := Plan(v, req, n)
+	if err == nil && len(sets) < n {
+		return nil, fmt.Errorf("%w: only %d volumes left, not enough for %d", volume.ErrNoSpace, len(sets), n)
+	}
+	return sets, err
+}

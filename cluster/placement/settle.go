@@ -85,14 +85,20 @@ func (p *plan) settle(vol *Volume) (Step, bool) {
 	if p.calm(vol) {
 		return Step{}, false
 	}
+	if _, end, why := vol.aging(); end && p.ledBy(vol) {
+		return Step{Volume: vol.Entry.Volume, Reason: why}, true
+	}
 	d := &draft{plan: p, vol: vol, next: *vol.Entry}
 	d.next.InSync, d.next.Joining = slices.Clone(d.next.InSync), slices.Clone(d.next.Joining)
 	d.dropBad()
 	d.succeed()
 	if d.led() {
-		d.replace()
-		d.trim()
+		if d.next.State != volume.StateExpired { // nothing is made anew of one that ends
+			d.replace()
+			d.trim()
+		}
 		d.full()
+		d.age()
 	}
 	return d.step()
 }
@@ -107,7 +113,8 @@ func (p *plan) calm(vol *Volume) bool {
 		}
 	}
 	full := e.State == volume.StateOpen && p.over(vol)
-	return len(e.InSync) == e.Spec.Placement.Copies() && len(e.Joining) == 0 && !full
+	state, end, _ := vol.aging()
+	return len(e.InSync) == e.Spec.Placement.Copies() && len(e.Joining) == 0 && !full && state == e.State && !end
 }
 
 // over reports whether the primary's file has reached the limit.
@@ -151,6 +158,7 @@ type draft struct {
 	next    volume.Entry
 	reasons []string
 	remade  []volume.NodeID // nodes whose copy was dropped as bad
+	renew   bool            // a new epoch begins though the sets are as they were
 }
 
 func (d *draft) because(format string, args ...any) {
@@ -195,6 +203,12 @@ func (d *draft) failed() bool {
 func (d *draft) led() bool {
 	h, ok, _ := d.next.Holder(d.next.Primary)
 	return ok && d.live(h)
+}
+
+// ledBy is led of a volume as it is.
+func (p *plan) ledBy(vol *Volume) bool {
+	h, ok, _ := vol.Entry.Holder(vol.Entry.Primary)
+	return ok && p.alive(h) && !vol.bad(h)
 }
 
 // succeed lets another live copy in sync lead when the primary is gone; copies
@@ -358,7 +372,7 @@ func (d *draft) step() (Step, bool) {
 	if len(d.reasons) == 0 {
 		return Step{}, false
 	}
-	return Step{Volume: e.Volume, Change: &catalog.Change{Version: e.Version, Next: d.next}, Reason: strings.Join(d.reasons, "; ")}, true
+	return Step{Volume: e.Volume, Change: &catalog.Change{Version: e.Version, Next: d.next, Renew: d.renew}, Reason: strings.Join(d.reasons, "; ")}, true
 }
 
 // Drops says which of the copies that a node reports it may delete (rule R14):
