@@ -91,6 +91,24 @@ func (OS) Lock(path string) (io.Closer, error) {
 	return f, nil
 }
 
+// Locked reports whether somebody has the Lock of a file. It makes and writes
+// nothing; for a moment it holds a lock that others may share.
+func (OS) Locked(path string) (locked bool, err error) {
+	f, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	err = unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return true, nil
+	}
+	return false, err
+}
+
 // BootID names the run of the kernel: it changes when the host is rebooted,
 // and is "" where that cannot be told.
 func BootID() string {
