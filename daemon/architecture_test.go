@@ -22,7 +22,7 @@ type layer struct {
 var layers = []layer{
 	{"words", false, []string{"volume", "cluster"}},
 	{"pure parts", false, []string{"volume/needle", "volume/vfs", "volume/erasure", "volume/wire", "volume/rpcwire", "cluster/catalog", "cluster/placement", "cluster/topology"}},
-	{"engines", false, []string{"volume/store", "volume/replica"}},
+	{"engines", false, []string{"volume/store", "volume/archive", "volume/replica"}},
 	{"roles", true, []string{"volume/server", "cluster/master", "cluster/leader"}},
 	{"edges", true, []string{"volume/volumehttp", "volume/volumerpc", "cluster/masterhttp", "cluster/clusterrpc", "cluster/consensus", "cluster/gossip",
 		"daemon/config", "daemon/internalnet", "daemon/client"}},
