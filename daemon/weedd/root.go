@@ -9,7 +9,8 @@ func newRoot() *cobra.Command {
 		Short: "A blob store without a single point of failure",
 		Long: `weedd keeps files on many hosts and serves them over HTTP, with the API and the
 disk format of SeaweedFS. One daemon, "weedd run", is master, volume server or
-both, as its TOML file says; the other commands talk to running daemons.`,
+both, as its TOML file says; the other commands talk to running daemons, but for
+"weedd volume", which works on the files of one.`,
 		Example: `  # one node to try out, with a file that explains everything:
   weedd config default > weedd.toml
   weedd run --config weedd.toml
@@ -28,6 +29,7 @@ both, as its TOML file says; the other commands talk to running daemons.`,
 		newRunCommand(runDaemon),
 		newConfigCommand(),
 		newUploadCommand(), newDownloadCommand(), newStatusCommand(), newBenchCommand(),
+		newVolumeCommand(),
 		newVersionCommand(),
 	)
 	return root
