@@ -150,7 +150,9 @@ func checkNames(fs vfs.FS, f Found, report *findings) {
 	}
 	switch {
 	case f.has(extCommit):
-		report.add(Finding{File: extCommit, Offset: -1, What: "the commit of a compaction was decided and not finished", Fix: fixCompaction})
+		report.add(Finding{File: extCommit, Offset: -1, Note: report.ours, What: "the commit of a compaction was decided and not finished", Fix: fixCompaction})
+	case f.has(extReady):
+		report.add(Finding{File: extReady, Offset: -1, Note: true, What: "new files of a compaction are ready; the cluster decides whether they are used"})
 	case f.has(extNewDat) || f.has(extNewIdx):
 		report.add(Finding{File: extNewDat, Offset: -1, Note: true, What: "files of a compaction that was not decided are there; they are not used"})
 	}

@@ -162,10 +162,7 @@ func openLook(fs vfs.FS, f Found) (*Volume, error) {
 	if err == nil {
 		return v, nil
 	}
-	if v.dat != nil {
-		err = errors.Join(err, v.closeFiles())
-	}
-	return nil, err
+	return nil, errors.Join(err, v.closeFiles())
 }
 
 // readCopyFile reads the copy file; there is none beside volumes of SeaweedFS.
@@ -187,9 +184,6 @@ func Inspect(fs vfs.FS, f Found) volume.CopyReport {
 	r := volume.CopyReport{Volume: f.ID, Spec: volume.Spec{Collection: f.Collection}, State: volume.CopyHealthy}
 	copy, epochs, err := readCopyFile(fs, f)
 	r.Copy = copy
-	if n := len(epochs); n > 0 {
-		r.Epoch, r.Generation = epochs[n-1].Epoch, epochs[n-1].Generation
-	}
 	if info, e := look(fs, f).Stat(f.Base + extDat); e == nil {
 		r.Size, r.Modified = info.Size, info.Modified
 	}
@@ -198,6 +192,11 @@ func Inspect(fs vfs.FS, f Found) volume.CopyReport {
 		v, err = openLook(fs, f)
 	}
 	if err == nil {
+		v.epochs = epochs
+		v.believe()
+		if n := len(v.epochs); n > 0 {
+			r.Epoch, r.Generation = v.epochs[n-1].Epoch, v.epochs[n-1].Generation
+		}
 		err = errors.Join(v.loadForeign(), v.closeFiles())
 		r.Spec, r.Version = v.spec, int(v.super.version)
 		r.Files, r.Deleted, r.DeletedB, r.MaxKey, r.Committed, _, r.Revision = v.Stats()

@@ -229,13 +229,18 @@ func TestRecordsBehindADamagedLengthAreFound(t *testing.T) {
 func TestAFixThatFailsMayBeRepeated(t *testing.T) {
 	t.Parallel()
 	for _, c := range []string{"dat-torn-body", "compact-marker", "dat-torn-padding"} {
+		unpacked := faultfs.New(1)
+		must(t, unpacked.Mkdir("/d"))
+		unpack(t, unpacked, "testdata/vectors/damage/files.tar.gz", c+"/in/", "/d")
+		before := everything(t, unpacked, "/d")
 		for i := 0; ; i++ {
 			fs := faultfs.New(uint64(i))
 			must(t, fs.Mkdir("/d"))
-			unpack(t, fs, "testdata/vectors/damage/files.tar.gz", c+"/in/", "/d")
+			for name, b := range before {
+				must(t, vfs.Write(fs, "/d/"+name, []byte(b)))
+			}
 			must(t, fs.SyncDir("/d"))
 			must(t, fs.SyncDir("/"))
-			before := everything(t, fs, "/d")
 			f := onlyVolume(t, fs, "/d")
 			fs.FailAt(i)
 			_, err := Fix(t.Context(), fs, f, false, nil)
@@ -382,7 +387,7 @@ func TestAVolumeThatIsBuiltOpens(t *testing.T) {
 	spec := volume.Spec{Collection: "pics", Placement: 1, TTL: volume.TTL{Count: 3, Unit: 3}}
 	b, err := Build(fs, "/d", 9, spec, time.Unix(1e9, 0))
 	must(t, err)
-	big := strings.Repeat("x", 3<<20)
+	big := strings.Repeat("x", buildAt)
 	must(t, b.Add(&needle.Needle{Key: 5, Cookie: cookieOf(5), Data: []byte(big)}))
 	must(t, b.Add(&needle.Needle{Key: 2, Cookie: cookieOf(2), Data: []byte("two"), AppendedAt: 77}))
 	if err := b.Add(&needle.Needle{Key: 5, Data: []byte("again")}); volume.Code(err) != "exists" {

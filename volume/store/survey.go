@@ -85,7 +85,7 @@ func (s *survey) ours() bool { return s.copy != 0 || s.found.has(extCopy) }
 
 // readBeside reads the index and, of ours, the checkpoint.
 func (s *survey) readBeside() (err error) {
-	if s.size, err = s.v.dat.Size(); err != nil {
+	if s.size, err = s.v.dat().Size(); err != nil {
 		return err
 	}
 	if s.rows, err = s.v.readRows(extIdx); err != nil {
@@ -127,6 +127,14 @@ func (s *survey) readCheckpoint() {
 	b, err := vfs.ReadFile(s.fs, s.found.Base+extCkpt)
 	if err == nil {
 		s.ckpt, err = decodeCheckpoint(b)
+	}
+	if s.found.has(extCommit) && s.found.has(extReady) { // then it is that of the old files
+		if b, err = vfs.ReadFile(s.fs, s.found.Base+extReady); err == nil {
+			var m *mark
+			if m, err = decodeMark(b); err == nil {
+				s.ckpt = &m.ckpt
+			}
+		}
 	}
 	if err == nil && (s.ckpt.volume != s.found.ID || s.ckpt.copy != s.copy) {
 		err = fmt.Errorf("belongs to copy %s of volume %d", s.ckpt.copy, s.ckpt.volume)
@@ -197,7 +205,7 @@ func (s *survey) checkTTL() {
 // records cannot be followed it goes on at the next that an index row names, or
 // else at the next that can be told by its checksum.
 func (s *survey) walk(visit func(*span) error) error {
-	w, err := newWalker(s.v.dat, s.v.super.version, SuperBlockSize)
+	w, err := newWalker(s.v.dat(), s.v.super.version, SuperBlockSize)
 	if err != nil {
 		return err
 	}
@@ -280,7 +288,7 @@ func (s *survey) plausible(pos int64, empty bool) bool {
 	if pos+needle.HeaderSize > s.size {
 		return false
 	}
-	if _, err := s.v.dat.ReadAt(b[:], pos); err != nil {
+	if _, err := s.v.dat().ReadAt(b[:], pos); err != nil {
 		return false
 	}
 	h := needle.ParseHeader(b[:])
@@ -300,7 +308,7 @@ func (s *survey) proven(pos int64, size int32) bool {
 	}
 	if version != needle.V1 { // a length that cannot be is cheaper to find than a wrong checksum
 		var b [4]byte
-		if _, err := s.v.dat.ReadAt(b[:], pos+needle.HeaderSize); err != nil {
+		if _, err := s.v.dat().ReadAt(b[:], pos+needle.HeaderSize); err != nil {
 			return false
 		}
 		const most = 1 + 2*(1+255) + 5 + 2 + 2 + 65535 // flags, name, mime, modified, ttl, pairs
@@ -310,7 +318,7 @@ func (s *survey) proven(pos int64, size int32) bool {
 	}
 	n, buf := needle.Get(int(length))
 	defer n.Release()
-	if _, err := s.v.dat.ReadAt(buf, pos); err != nil {
+	if _, err := s.v.dat().ReadAt(buf, pos); err != nil {
 		return false
 	}
 	return n.Decode(buf, version) == nil && (version != needle.V3 || n.AppendedAt != 0)
@@ -320,7 +328,7 @@ func (s *survey) proven(pos int64, size int32) bool {
 // nothing but padding is missing.
 func (s *survey) lackingPadding(w *walker, sp *span) {
 	var b [needle.HeaderSize]byte
-	if _, err := s.v.dat.ReadAt(b[:], sp.offset); err != nil || !errors.Is(sp.err, errTorn) {
+	if _, err := s.v.dat().ReadAt(b[:], sp.offset); err != nil || !errors.Is(sp.err, errTorn) {
 		return
 	}
 	h := needle.ParseHeader(b[:])
@@ -337,7 +345,7 @@ func (s *survey) lackingPadding(w *walker, sp *span) {
 		return
 	}
 	rec := make([]byte, length)
-	if _, err := s.v.dat.ReadAt(rec[:length-missing], sp.offset); err != nil || w.needle.Decode(rec, s.v.super.version) != nil {
+	if _, err := s.v.dat().ReadAt(rec[:length-missing], sp.offset); err != nil || w.needle.Decode(rec, s.v.super.version) != nil {
 		return
 	}
 	if s.v.super.version == needle.V3 && w.needle.AppendedAt == 0 {
@@ -563,7 +571,7 @@ func (s *survey) feed(pos int64, rec []byte) {
 	}
 	for s.sums.end < min(pos, s.ckpt.committed) {
 		p := make([]byte, min(sumBlock, pos-s.sums.end))
-		if _, err := s.v.dat.ReadAt(p, s.sums.end); err != nil {
+		if _, err := s.v.dat().ReadAt(p, s.sums.end); err != nil {
 			s.unsummed = true // it was reported as what cannot be read
 			return
 		}
