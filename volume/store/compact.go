@@ -119,7 +119,7 @@ func (v *Volume) compactable(c Compaction) error {
 
 // begin makes empty new files.
 func (v *Volume) begin(c Compaction) error {
-	if err := v.discard(); err != nil {
+	if err := errors.Join(v.discard(), v.removeMark()); err != nil {
 		return err
 	}
 	v.mu.Lock()
@@ -336,9 +336,12 @@ func (v *Volume) FinishCompaction(end int64) (length int64, sum uint32, err erro
 		}
 		return m.ckpt.committed, m.ckpt.sums.last, nil
 	}
+	if err := v.writable(); err != nil {
+		return 0, 0, err
+	}
 	m, err := v.finish(end)
 	if err != nil {
-		return 0, 0, fmt.Errorf("finish compaction of volume %d: %w", v.id, errors.Join(err, v.discard()))
+		return 0, 0, fmt.Errorf("finish compaction of volume %d: %w", v.id, errors.Join(err, v.removeMark(), v.discard()))
 	}
 	v.mu.Lock()
 	v.ready = m
@@ -347,9 +350,6 @@ func (v *Volume) FinishCompaction(end int64) (length int64, sum uint32, err erro
 }
 
 func (v *Volume) finish(end int64) (*mark, error) {
-	if err := v.writable(); err != nil {
-		return nil, err
-	}
 	b := v.build
 	if b == nil {
 		return nil, fmt.Errorf("%w: no new files were built", volume.ErrStale)
@@ -400,7 +400,11 @@ func (v *Volume) readyMark() *mark {
 func (v *Volume) DropCompaction() error {
 	v.work.Lock()
 	defer v.work.Unlock()
-	if m := v.readyMark(); m != nil {
+	ready := v.readyMark() != nil
+	if v.build == nil && !ready {
+		return nil
+	}
+	if ready {
 		if err := v.writable(); err != nil {
 			return err // perhaps in the middle of a switch
 		}
@@ -411,7 +415,7 @@ func (v *Volume) DropCompaction() error {
 		v.ready = nil
 		v.mu.Unlock()
 	}
-	if err := v.discard(); err != nil {
+	if err := errors.Join(v.discard(), removeNew(v.opts.FS, v.base)); err != nil {
 		return fmt.Errorf("drop compaction of volume %d: %w", v.id, err)
 	}
 	return nil
@@ -467,7 +471,7 @@ func (b *build) nextRow() (indexRow, error) { return b.rows.next(b.pos) }
 // load makes the index of the new files from their .idx, which is written out.
 func (b *build) load() error {
 	b.index, b.counts = newIndex(int(b.idx.size/rowSize)), counts{}
-	return eachRow(b.idx.f, func(r indexRow) bool {
+	return eachRow(b.idx.f, func(r indexRow, _ []byte) bool {
 		b.counts.enter(b.index, r)
 		return true
 	})

@@ -176,7 +176,7 @@ func TestCompactionIsTheSameOnAllCopies(t *testing.T) {
 		case i%13 == 5:
 			all = append(all, encode(t, a, needle.Needle{Key: key, Cookie: cookieOf(key), Data: []byte("brief"), TTL: ttl, Flags: needle.FlagTTL}))
 		default:
-			all = append(all, record(t, a, key, bytes.Repeat([]byte{byte(i)}, i*40)))
+			all = append(all, record(t, a, key, bytes.Repeat([]byte{byte(i)}, i*4)))
 		}
 	}
 	c := Compaction{Generation: 1, Clock: clock.Add(time.Hour)}

@@ -1,8 +1,10 @@
 package store
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"time"
 
@@ -219,13 +221,16 @@ func (r *recovery) loadRows() error {
 	v := r.v
 	r.pos = SuperBlockSize
 	trusted := true
-	err := eachRow(v.idx, func(row indexRow) bool {
+	err := eachRow(v.idx, func(row indexRow, raw []byte) bool {
 		trusted = trusted && r.rows < r.ckpt.rows && row.offset == r.pos && row.end(needle.V3) <= r.ckpt.committed
 		if trusted {
 			v.counts.enter(r.index, row)
 			r.pos = row.end(needle.V3)
 			r.rows++
 		} else {
+			if !bytes.Equal(raw, row.append(nil)) {
+				row.size = math.MinInt32 // torn: any size below 0 deletes, but this row has to be written anew
+			}
 			r.rest = append(r.rest, row)
 		}
 		return true

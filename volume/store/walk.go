@@ -88,9 +88,9 @@ func isReadError(err error) bool {
 	return errors.As(err, &e)
 }
 
-// eachRow calls f for the rows of an index file, in file order, until f answers
-// false. A last row that is not whole is left out.
-func eachRow(f vfs.File, do func(indexRow) bool) error {
+// eachRow calls do for the rows of an index file, in file order, with their bytes,
+// until it answers false. A last row that is not whole is left out.
+func eachRow(f vfs.File, do func(row indexRow, raw []byte) bool) error {
 	size, err := f.Size()
 	if err != nil {
 		return err
@@ -103,7 +103,7 @@ func eachRow(f vfs.File, do func(indexRow) bool) error {
 			return err
 		}
 		for b := buf; len(b) > 0; b = b[rowSize:] {
-			if !do(decodeRow(b)) {
+			if !do(decodeRow(b), b[:rowSize]) {
 				return nil
 			}
 		}
