@@ -3,7 +3,6 @@ package store
 import (
 	"errors"
 	"fmt"
-	"syscall"
 	"time"
 
 	"weedd/volume"
@@ -126,7 +125,7 @@ func (v *Volume) parse(records []byte, end int64, last uint64) ([]pendingRow, er
 // leaves the file in a state that nobody can vouch for.
 func (v *Volume) appendFailed(end int64, err error) error {
 	err = fmt.Errorf("append to volume %d: %w", v.id, err)
-	if !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) {
+	if !noRoom(err) {
 		return v.fail(err)
 	}
 	if cutErr := v.dat().Truncate(end); cutErr != nil {
@@ -213,7 +212,7 @@ func (v *Volume) flushRows() error {
 		return nil
 	}
 	if _, err := v.idx.WriteAt(rows, v.idxSize); err != nil {
-		return fmt.Errorf("append to index of volume %d: %w", v.id, err)
+		return fmt.Errorf("append to index of volume %d: %w", v.id, typed(err))
 	}
 	v.idxSize += int64(n)
 	v.mu.Lock()
@@ -268,14 +267,15 @@ func (v *Volume) saveCheckpoint(durable int64) error {
 		return fmt.Errorf("checkpoint of volume %d: %w", v.id, err)
 	}
 	if err := vfs.Replace(v.opts.FS, v.base+extCkpt, c.encode()); err != nil {
-		return fmt.Errorf("checkpoint of volume %d: %w", v.id, err)
+		return fmt.Errorf("checkpoint of volume %d: %w", v.id, typed(err))
 	}
 	v.saved, v.due = durable, durable+checkpointAt
 	return nil
 }
 
 // Cut drops everything at and past end, which is where a record begins and not
-// below Committed, from memory and disk, durably.
+// below Committed, from memory and disk, durably. Without room for a new
+// checkpoint nothing has changed; the error is as for AddEpoch.
 func (v *Volume) Cut(end int64) error {
 	if err := v.writable(); err != nil {
 		return err
@@ -289,6 +289,16 @@ func (v *Volume) Cut(end int64) error {
 	}
 	if sum, err = sum.cut(v.dat(), end); err != nil {
 		return v.fail(fmt.Errorf("cut: %w", err))
+	}
+	// First the checkpoint: one that is left with a longer file would later be
+	// taken to vouch for other bytes, appended after the cut.
+	if v.saved > end {
+		if err := v.saveCheckpoint(end); err != nil {
+			if passing(err) != nil {
+				return err
+			}
+			return v.fail(err)
+		}
 	}
 	v.mu.Lock()
 	if err := v.cuttableLocked(end); err != nil { // published meanwhile
@@ -334,15 +344,8 @@ func (v *Volume) shrinkLocked(end int64, sum sums) {
 	v.cuts++
 }
 
-// cutFile cuts .dat to end, durably.
+// cutFile cuts .dat to end, durably. The checkpoint vouches for no more by then.
 func (v *Volume) cutFile(end int64) error {
-	// First the checkpoint: one that is left with a longer file would later be
-	// taken to vouch for other bytes, appended after the cut.
-	if v.saved > end {
-		if err := v.saveCheckpoint(end); err != nil {
-			return v.fail(err)
-		}
-	}
 	if err := v.dat().Truncate(end); err != nil {
 		return v.fail(err)
 	}

@@ -194,7 +194,10 @@ func (w *workload) verify(lost bool) error {
 		return fmt.Errorf("end %d, committed %d; acknowledged %d of %d", v.End(), v.Committed(), w.acked, w.end)
 	}
 	v.Publish(v.End())
-	if err := errors.Join(v.Checkpoint(), fullCheck(w.fs, v)); err != nil {
+	if v.Failed() == nil {
+		err = errors.Join(v.Checkpoint(), fullCheck(w.fs, v))
+	}
+	if err != nil {
 		return err
 	}
 	for k, data := range w.files {
@@ -212,6 +215,12 @@ func (w *workload) verify(lost bool) error {
 		}
 	}
 	clear(w.maybe)
+	if v.Failed() != nil { // in an earlier run, and for good
+		if err := v.Append(record(w.t, v, 99, []byte("no"))); !errors.Is(err, volume.ErrReadOnly) {
+			return fmt.Errorf("append to a copy that failed: %w", err)
+		}
+		return s.Close()
+	}
 	w.files[99] = []byte("goes on")
 	if err := write(v, record(w.t, v, 99, w.files[99])); err != nil {
 		return err

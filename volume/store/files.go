@@ -33,6 +33,7 @@ const (
 	extCkpt    = ".wckpt" // checkpoint
 	extReady   = ".wcpr"  // the new files are ready to be put in place
 	extDoom    = ".wdoom" // the copy is to be removed or set aside, and that is under way
+	extFail    = ".wfail" // the copy has failed and takes no more writes
 	extCommit  = ".cpc"   // SeaweedFS has decided to commit a compaction
 	extNewDat  = ".cpd"
 	extNewIdx  = ".cpx"

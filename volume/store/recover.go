@@ -37,6 +37,9 @@ func openVolume(d *dir, base string, id volume.ID, collection string, o *Options
 		if v.copy, v.epochs, err = decodeCopy(raw, id); err != nil {
 			return v, err
 		}
+		if err := v.recallFailure(); err != nil {
+			return v, err
+		}
 	}
 	if err := v.resumeCompaction(); err != nil {
 		return v, err
@@ -330,6 +333,9 @@ func (r *recovery) stop(err error) error {
 func (r *recovery) finish() error {
 	v := r.v
 	v.files.Store(&files{v.dat(), r.index})
+	if v.Failed() != nil { // its files stay as they are
+		return r.trim()
+	}
 	v.end, v.durable = r.pos, r.pos
 	v.clock = v.appended
 	for _, p := range v.pending {
@@ -366,6 +372,24 @@ func (r *recovery) finish() error {
 		v.log.Warn("no checkpoint after recovery", "volume", v.id, "err", err)
 	}
 	return nil
+}
+
+// trim leaves out of memory what a copy that failed in an earlier run may have in
+// the page cache only.
+func (r *recovery) trim() error {
+	v := r.v
+	v.end = v.committed
+	for i, p := range v.pending {
+		if p.end(needle.V3) > v.trusted {
+			v.pending = v.pending[:i]
+			break
+		}
+		v.end = p.end(needle.V3)
+	}
+	v.durable, v.idxSize = v.end, r.rows*rowSize
+	var err error
+	v.sums, err = v.sums.cut(v.dat(), v.end)
+	return err
 }
 
 // cutFile cuts f to size and reports whether it was longer.

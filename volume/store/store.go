@@ -59,6 +59,7 @@ type Options struct {
 	// CompactRate bounds how many bytes a second a compaction reads and writes
 	// while the volume is written to, for each volume; 0 is no bound.
 	CompactRate int64
+	Ledger      *Ledger // of this node; nil, for tools that only read, remembers nothing
 	Log         *slog.Logger
 	Now         func() time.Time
 }
@@ -113,6 +114,11 @@ func Open(o Options) (*Store, error) {
 	}
 	if len(refused) == len(o.Dirs) {
 		return nil, errors.Join(errors.Join(refused...), s.Close())
+	}
+	if o.Ledger != nil {
+		if err := o.Ledger.Found(s.Volumes()); err != nil {
+			return nil, errors.Join(err, s.Close())
+		}
 	}
 	return s, nil
 }

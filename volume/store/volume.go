@@ -63,6 +63,7 @@ type Volume struct {
 	saved   int64  // durable length of the checkpoint on disk
 	due     int64  // End at which the next checkpoint is due
 	boot    uint64 // not 0: as in checkpoint
+	trusted int64  // of a copy that failed in an earlier run: what was durable then
 
 	work  sync.Mutex   // held while new files are built, made ready, put in place or removed; before idxMu
 	build *build       // guarded by work
@@ -202,15 +203,6 @@ func (v *Volume) Failed() error {
 	return nil
 }
 
-// fail ends the copy: nothing is written to it after err. The first err stays.
-func (v *Volume) fail(err error) error {
-	err = fmt.Errorf("%w: volume %d: copy %s failed: %w", volume.ErrReadOnly, v.id, v.copy, err)
-	if v.failed.CompareAndSwap(nil, &err) {
-		v.log.Error("copy failed and takes no more writes", "volume", v.id, "copy", v.copy, "err", err)
-	}
-	return v.Failed()
-}
-
 // writable says why v cannot be written.
 func (v *Volume) writable() error {
 	switch {
@@ -235,7 +227,8 @@ func (v *Volume) NextAppendTime(now time.Time) uint64 {
 
 // SetEpochs replaces the epoch list durably. An empty copy becomes one of the
 // generation of the last entry; one that has records must be of it already, else
-// the error is volume.ErrStale.
+// the error is volume.ErrStale. Without room for the list nothing has changed; the
+// error is as for AddEpoch.
 func (v *Volume) SetEpochs(epochs []volume.EpochStart) error {
 	if err := v.writable(); err != nil {
 		return err
@@ -246,16 +239,32 @@ func (v *Volume) SetEpochs(epochs []volume.EpochStart) error {
 			return err
 		}
 	}
-	if err := vfs.Replace(v.opts.FS, v.base+extCopy, encodeCopy(v.id, v.copy, epochs)); err != nil {
+	renamed, err := replace(v.opts.FS, v.base+extCopy, encodeCopy(v.id, v.copy, epochs))
+	switch {
+	case err != nil && !renamed && passing(err) != nil:
+		return fmt.Errorf("replace epochs of volume %d: %w", v.id, typed(err))
+	case err != nil:
 		return v.fail(fmt.Errorf("replace epochs: %w", err))
 	}
 	v.enter(epochs, 0)
 	return nil
 }
 
+// replace is vfs.Replace that reports whether the name may have changed.
+func replace(fs vfs.FS, path string, data []byte) (renamed bool, err error) {
+	if err := vfs.Write(fs, path+".tmp", data); err != nil {
+		return false, err
+	}
+	if err := fs.Rename(path+".tmp", path); err != nil {
+		return false, err
+	}
+	return true, syncDirOf(fs, path)
+}
+
 // AddEpoch appends one entry to the epoch list durably. Its generation is as for
-// SetEpochs.
-func (v *Volume) AddEpoch(e volume.EpochStart) (err error) {
+// SetEpochs. Without room for it nothing has changed, and the error is volume.ErrNoSpace, or ErrUnavailable if
+// the process has too many files open.
+func (v *Volume) AddEpoch(e volume.EpochStart) error {
 	if err := v.writable(); err != nil {
 		return err
 	}
@@ -267,11 +276,17 @@ func (v *Volume) AddEpoch(e volume.EpochStart) (err error) {
 		return err
 	}
 	f, err := v.opts.FS.OpenFile(v.base+extCopy, os.O_RDWR)
-	if err == nil {
-		_, err = f.WriteAt(appendEpoch(nil, e), int64(copyHeader+copyEntry*(v.skipped+len(epochs))))
-		err = errors.Join(err, f.Sync(), f.Close())
+	switch {
+	case passing(err) != nil:
+		return fmt.Errorf("append epoch to volume %d: %w", v.id, typed(err))
+	case err != nil:
+		return v.fail(fmt.Errorf("append epoch: %w", err))
 	}
-	if err != nil {
+	_, err = f.WriteAt(appendEpoch(nil, e), int64(copyHeader+copyEntry*(v.skipped+len(epochs))))
+	if noRoom(err) { // part of an entry is none, and the next is written over it
+		return errors.Join(fmt.Errorf("append epoch to volume %d: %w", v.id, typed(err)), f.Close())
+	}
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return v.fail(fmt.Errorf("append epoch: %w", err))
 	}
 	v.enter(append(epochs[:len(epochs):len(epochs)], e), v.skipped)
