@@ -23,6 +23,7 @@ const (
 	raftDir     = "raft"       // what package consensus remembers
 	stuckFile   = "raft-stuck" // the last run ended because raft could not commit
 	disksFile   = "disks"      // directories for volumes that were taken into use
+	copiesFile  = "copies"     // copies of volumes that were ever made on this node
 	lockFile    = "lock"
 )
 

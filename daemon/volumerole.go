@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -27,6 +28,7 @@ import (
 type volumeRole struct {
 	listener net.Listener
 	http     *httpServer
+	ledger   *store.Ledger
 	store    *store.Store
 	server   *server.Server
 	remote   *volumerpc.Client
@@ -43,12 +45,15 @@ func (d *Daemon) openVolume() (err error) {
 	if err != nil {
 		return err
 	}
+	if v.ledger, err = store.OpenLedger(vfs.OS{}, filepath.Join(d.dir.path, copiesFile)); err != nil {
+		return err
+	}
 	var dirs []store.Dir
 	for _, disk := range d.cfg.Volume.Disks {
 		dirs = append(dirs, store.Dir{Path: disk.Path, Disk: disk.Type, Max: disk.Max, Init: !slices.Contains(known, disk.Path)})
 	}
 	v.store, err = store.Open(store.Options{
-		FS: vfs.OS{}, Dirs: dirs, Sync: store.SyncMode(d.cfg.Volume.Sync), MinFree: minFree, Boot: vfs.BootID(), Log: d.log, Now: time.Now,
+		FS: vfs.OS{}, Dirs: dirs, Sync: store.SyncMode(d.cfg.Volume.Sync), MinFree: minFree, Boot: vfs.BootID(), Ledger: v.ledger, Log: d.log, Now: time.Now,
 	})
 	if err != nil {
 		return fmt.Errorf("open store: %w", err)
@@ -74,7 +79,7 @@ func (d *Daemon) startVolume(masters *clusterrpc.Client) {
 	v := d.volume
 	v.remote = volumerpc.NewClient(conns{d.pool}, 0)
 	v.server = server.New(server.Options{
-		Node: d.dir.node, Store: v.store, Master: masters, Peers: peers{d.mesh}, Remote: v.remote,
+		Node: d.dir.node, Store: v.store, Ledger: v.ledger, Master: masters, Peers: peers{d.mesh}, Remote: v.remote,
 		ClusterID: d.dir.ClusterID, SetClusterID: d.setClusterID,
 		Logger: d.log, Now: time.Now, Run: rand.Uint64(), Version: d.opts.Version, Hold: d.cfg.Limits.Hold,
 	})

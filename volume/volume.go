@@ -188,6 +188,7 @@ type CopyReport struct {
 	ReadOnly   bool      `json:"readonly,omitempty"`
 	Compacting bool      `json:"compacting,omitempty"` // the primary has the volume compacted
 	Compaction string    `json:"compaction,omitempty"` // what the primary does about it, or why the last attempt came to nothing; for people
+	Blocked    bool      `json:"blocked,omitempty"`    // with CopyFailed: foreign files of this number are in its place, so no copy can be made on this node
 }
 
 // DiskReport is a node's observation of one of its directories.

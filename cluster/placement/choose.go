@@ -227,7 +227,7 @@ func (c *sites) extend(id volume.ID, spec volume.Spec, nodes []volume.NodeID, us
 		return cmp.Or(cmp.Compare(a.holds, b.holds), cmp.Compare(tie(id, a.ID), tie(id, b.ID)), cmp.Compare(a.ID, b.ID)) < 0
 	}
 	for _, s := range c.all {
-		if !usable(s) || !s.room(spec.Disk) || slices.Contains(nodes, s.ID) || !c.fits(spec.Placement, append(slices.Clip(nodes), s.ID)) {
+		if !usable(s) || !s.room(spec.Disk) || slices.Contains(s.Blocked, id) || slices.Contains(nodes, s.ID) || !c.fits(spec.Placement, append(slices.Clip(nodes), s.ID)) {
 			continue
 		}
 		if best == nil || better(s, best) {

@@ -33,6 +33,9 @@ type Node struct {
 	Ready bool                // alive, serving, and its disks are known: new copies may be put there
 	Away  time.Duration       // since when it is not alive; 0 while it is
 	Disks []volume.DiskReport // of its last report
+	// Blocked are the volumes of which it can have no copy: it has foreign files
+	// of their numbers.
+	Blocked []volume.ID
 }
 
 // Volume is one volume of the catalog with what its holders report.

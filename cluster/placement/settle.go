@@ -157,7 +157,7 @@ type draft struct {
 	vol     *Volume
 	next    volume.Entry
 	reasons []string
-	remade  []volume.NodeID // nodes whose copy was dropped as bad
+	remade  []volume.NodeID // nodes whose copy was dropped as lost
 	renew   bool            // a new epoch begins though the sets are as they were
 }
 
@@ -177,7 +177,9 @@ func (d *draft) dropBad() {
 			return false
 		}
 		d.because("the copy on node %s is %s", h.Node, d.vol.wrong(h))
-		d.remade = append(d.remade, h.Node)
+		if r := d.vol.report(h.Node); r == nil || r.State != volume.CopyFailed { // where one failed the next may fail, too: any node is as good
+			d.remade = append(d.remade, h.Node)
+		}
 		return true
 	}
 	switch {

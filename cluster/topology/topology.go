@@ -57,6 +57,7 @@ type node struct {
 	reported time.Time    // last report
 	known    bool         // a full report has come
 	copies   map[volume.ID]*volume.CopyReport
+	blocked  []volume.ID // volumes of which it can have no copy
 	disks    []volume.DiskReport
 	aside    []volume.SetAside
 	build    string
@@ -132,13 +133,18 @@ func (m *Map) Report(stream uint64, r volume.Report, now time.Time) (news, curre
 	n.heard, n.reported = now, now
 	news = r.Full || len(r.Gone) > 0
 	if r.Full {
-		n.copies, n.aside, n.known = map[volume.ID]*volume.CopyReport{}, nil, true
+		n.copies, n.blocked, n.aside, n.known = map[volume.ID]*volume.CopyReport{}, nil, nil, true
 	}
 	for _, id := range r.Gone {
 		delete(n.copies, id)
+		n.blocked = slices.DeleteFunc(n.blocked, func(b volume.ID) bool { return b == id })
 	}
 	for i := range r.Copies {
 		c := &r.Copies[i]
+		n.blocked = slices.DeleteFunc(n.blocked, func(b volume.ID) bool { return b == c.Volume })
+		if c.Blocked {
+			n.blocked = append(n.blocked, c.Volume)
+		}
 		was := n.copies[c.Volume]
 		news = news || was == nil || was.Copy != c.Copy || was.State != c.State
 		n.copies[c.Volume] = c
@@ -276,6 +282,7 @@ func (m *Map) placementLocked(n *node, now time.Time) placement.Node {
 	if !p.Alive {
 		p.Away = max(now.Sub(n.away), 1) // 0 would say that it is there
 	}
+	p.Blocked = slices.Clone(n.blocked)
 	p.Ready = p.Alive && n.stream != 0 && n.known && n.info.Ready
 	return p
 }
@@ -432,7 +439,7 @@ func (m *Map) Strays(cat *catalog.Catalog, id volume.NodeID) []placement.Stray {
 func (m *Map) straysLocked(cat *catalog.Catalog, id volume.NodeID) []placement.Stray {
 	var out []placement.Stray
 	for vid, r := range m.nodeLocked(id).copies {
-		if r.State == volume.CopyLost {
+		if r.State == volume.CopyLost || r.Blocked {
 			continue
 		}
 		e, ok := cat.Volume(vid)

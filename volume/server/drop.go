@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -54,6 +55,9 @@ func (s *Server) drop(ctx context.Context, d volume.Drop) error {
 	v, err := s.opts.Store.Volume(d.Volume)
 	switch {
 	case errors.Is(err, volume.ErrNoVolume):
+		if d.Deleted {
+			s.forget(d.Volume, math.MaxUint64, 0)
+		}
 		s.reportGone(d.Volume)
 		return nil
 	case err != nil:
@@ -62,8 +66,9 @@ func (s *Server) drop(ctx context.Context, d volume.Drop) error {
 		s.log.Warn("order to drop a copy that is not here", "volume", d.Volume, "copy", d.Copy)
 		return nil
 	}
+	version := uint64(math.MaxUint64) // no entry will ever name a copy of a deleted volume
 	if !d.Deleted {
-		if err := s.spare(ctx, d, v); err != nil {
+		if version, err = s.spare(ctx, d, v); err != nil {
 			return err
 		}
 	}
@@ -81,6 +86,7 @@ func (s *Server) drop(ctx context.Context, d volume.Drop) error {
 		return fmt.Errorf("remove its files: %w", err)
 	}
 	s.log.Info("copy dropped", "volume", d.Volume, "copy", d.Copy, "epoch", d.Epoch, "deleted", d.Deleted)
+	s.forget(d.Volume, version, 0)
 	s.reportGone(d.Volume)
 	return nil
 }
@@ -98,11 +104,11 @@ func (s *Server) reportGone(id volume.ID) {
 // spare makes sure that the copy v can be spared: the catalog, as it is now, at
 // the order's epoch or later, does not list it, and as many in-sync copies as
 // the placement asks for say, now, that they are at that epoch and have its
-// bytes.
-func (s *Server) spare(ctx context.Context, d volume.Drop, v *store.Volume) error {
+// bytes. It returns the version of the entry that said so.
+func (s *Server) spare(ctx context.Context, d volume.Drop, v *store.Volume) (version uint64, err error) {
 	e, _, err := s.opts.Master.Locate(ctx, d.Volume)
 	if err != nil {
-		return fmt.Errorf("ask for the entry: %w", err)
+		return 0, fmt.Errorf("ask for the entry: %w", err)
 	}
 	generation, committed := uint32(0), v.Committed()
 	if r := s.copy(d.Volume); r != nil {
@@ -115,15 +121,15 @@ func (s *Server) spare(ctx context.Context, d volume.Drop, v *store.Volume) erro
 	need := e.Spec.Placement.Copies()
 	switch {
 	case e.Epoch < d.Epoch:
-		return fmt.Errorf("%w: the newest entry known is of epoch %d", volume.ErrStale, e.Epoch)
+		return 0, fmt.Errorf("%w: the newest entry known is of epoch %d", volume.ErrStale, e.Epoch)
 	case named && h.Copy == d.Copy:
-		return fmt.Errorf("%w: the entry of epoch %d names it", volume.ErrStale, e.Epoch)
+		return 0, fmt.Errorf("%w: the entry of epoch %d names it", volume.ErrStale, e.Epoch)
 	case len(e.InSync) < need:
-		return fmt.Errorf("%w: %d copies in sync, %d wanted", volume.ErrUnavailable, len(e.InSync), need)
+		return 0, fmt.Errorf("%w: %d copies in sync, %d wanted", volume.ErrUnavailable, len(e.InSync), need)
 	}
 	sum, err := v.Checksum(committed)
 	if err != nil {
-		return fmt.Errorf("checksum of its first %d bytes: %w", committed, err)
+		return 0, fmt.Errorf("checksum of its first %d bytes: %w", committed, err)
 	}
 	want := Verification{Epoch: d.Epoch, Generation: generation, Committed: committed, At: committed, Checksum: sum}
 	var errs []error
@@ -138,9 +144,9 @@ func (s *Server) spare(ctx context.Context, d volume.Drop, v *store.Volume) erro
 		need--
 	}
 	if need > 0 {
-		return fmt.Errorf("%w: %d more copies must have its bytes: %w", volume.ErrUnavailable, need, errors.Join(errs...))
+		return 0, fmt.Errorf("%w: %d more copies must have its bytes: %w", volume.ErrUnavailable, need, errors.Join(errs...))
 	}
-	return nil
+	return e.Version, nil
 }
 
 // hasAll asks another copy whether it has what want says, at least.

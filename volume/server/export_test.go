@@ -8,3 +8,6 @@ import (
 
 // Drop carries out one order to delete, as the loop does.
 func (s *Server) Drop(ctx context.Context, d volume.Drop) error { return s.drop(ctx, d) }
+
+// Obey takes orders, as from the leader.
+func (s *Server) Obey(o volume.Orders) { s.obey(o) }

@@ -68,12 +68,16 @@ func openGolden(t *testing.T, name string, change ...func(dir string)) *goldenNo
 	}
 	n.files = volumetest.Files(t, n.dir)
 	now, log := func() time.Time { return *n.now.Load() }, slog.New(slog.DiscardHandler)
-	disk, err := store.Open(store.Options{FS: vfs.OS{}, Dirs: []store.Dir{{Path: n.dir, Max: 100, Init: true}}, Log: log, Now: now})
+	ledger, err := store.OpenLedger(vfs.OS{}, filepath.Join(t.TempDir(), "copies"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	disk, err := store.Open(store.Options{FS: vfs.OS{}, Dirs: []store.Dir{{Path: n.dir, Max: 100, Init: true}}, Ledger: ledger, Log: log, Now: now})
 	if err != nil {
 		t.Fatal(err)
 	}
 	s := server.New(server.Options{
-		Node: "n1", Store: disk, Master: masterOf{newFakeMaster([]volume.NodeID{"n1"}), "n1"}, Peers: nobody{},
+		Node: "n1", Store: disk, Ledger: ledger, Master: masterOf{newFakeMaster([]volume.NodeID{"n1"}), "n1"}, Peers: nobody{},
 		ClusterID: func() string { return clusterID }, SetClusterID: func(string) error { return nil },
 		Logger: log, Now: now, Run: 1, Beat: 20 * time.Millisecond,
 	})

@@ -49,6 +49,7 @@ type cluster struct {
 
 	mu    sync.Mutex
 	nodes map[volume.NodeID]*node
+	homes map[volume.NodeID]*faultfs.FS // data directories, which outlive disks
 }
 
 // node is one daemon, over a disk that outlives it.
@@ -66,7 +67,7 @@ type node struct {
 
 func start(t *testing.T, ids ...volume.NodeID) *cluster {
 	t.Helper()
-	c := &cluster{t: t, nodes: map[volume.NodeID]*node{}, master: newFakeMaster(ids)}
+	c := &cluster{t: t, nodes: map[volume.NodeID]*node{}, homes: map[volume.NodeID]*faultfs.FS{}, master: newFakeMaster(ids)}
 	for i, id := range ids {
 		c.boot(id, faultfs.New(uint64(i)))
 	}
@@ -88,13 +89,17 @@ func (c *cluster) node(id volume.NodeID) *node {
 func (c *cluster) boot(id volume.NodeID, fs *faultfs.FS) *node {
 	c.t.Helper()
 	log := testLog(c.t).With("node", id)
-	disk, err := store.Open(store.Options{FS: fs, Dirs: []store.Dir{{Path: "/data", Max: 100, Init: true}}, Log: log, Now: time.Now})
+	ledger, err := store.OpenLedger(c.home(id), "/copies")
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	disk, err := store.Open(store.Options{FS: fs, Dirs: []store.Dir{{Path: "/data", Max: 100, Init: true}}, Ledger: ledger, Log: log, Now: time.Now})
 	if err != nil {
 		c.t.Fatalf("open store of %s: %v", id, err)
 	}
 	n := &node{id: id, fs: fs, disk: disk, listen: bufconn.Listen(1 << 20), conns: &conns{cluster: c, open: map[string]*grpc.ClientConn{}}}
 	n.Server = server.New(server.Options{
-		Node: id, Store: disk, Master: masterOf{c.master, id}, Peers: c, Remote: counting{volumerpc.NewClient(n.conns, 0), c},
+		Node: id, Store: disk, Ledger: ledger, Master: masterOf{c.master, id}, Peers: c, Remote: counting{volumerpc.NewClient(n.conns, 0), c},
 		ClusterID: func() string { return clusterID }, SetClusterID: func(string) error { return nil },
 		Logger: log, Now: time.Now, Run: uint64(time.Now().UnixNano()), Beat: 20 * time.Millisecond,
 	})
@@ -109,6 +114,18 @@ func (c *cluster) boot(id volume.NodeID, fs *faultfs.FS) *node {
 	c.nodes[id] = n
 	c.mu.Unlock()
 	return n
+}
+
+// home is the data directory of a node, as a crash leaves it.
+func (c *cluster) home(id volume.NodeID) *faultfs.FS {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if old := c.homes[id]; old != nil {
+		c.homes[id] = old.Crash(0)
+	} else {
+		c.homes[id] = faultfs.New(7)
+	}
+	return c.homes[id]
 }
 
 // halt ends a node as a kill does: nothing is handed over.

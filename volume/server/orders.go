@@ -70,7 +70,18 @@ func (s *Server) obeyEntryLocked(e volume.Entry) {
 		s.mu.Lock()
 		delete(s.lost, e.Volume)
 		s.mu.Unlock()
+		if named || v == nil {
+			s.forget(e.Volume, e.Version, h.Copy)
+		}
 		s.learn(e)
+	}
+}
+
+// forget lets the ledger forget the copies of a volume that an entry of this
+// version does not name. Only copies without files may be forgotten.
+func (s *Server) forget(id volume.ID, version uint64, named volume.CopyID) {
+	if err := s.opts.Ledger.Forget(id, version, named); err != nil {
+		s.log.Warn("copies that are not here any more stay in the ledger", "volume", id, "err", err)
 	}
 }
 
@@ -83,33 +94,46 @@ func (s *Server) learn(e volume.Entry) {
 
 // missingLocked handles an entry that names a copy that is not here; v is what
 // is here instead, or nil. Files are made only for a new volume or a joining
-// copy, and never again for a copy that was found missing: whatever it had
-// acknowledged is gone, so it must not count under the same id.
+// copy, and never again for one that was made before, by the ledger: whatever it
+// had acknowledged is gone, so it must not count under the same id.
 func (s *Server) missingLocked(e volume.Entry, h volume.Holder, inSync bool, v *store.Volume) {
+	made := s.opts.Ledger.Made(e.Volume, h.Copy)
 	s.mu.Lock()
 	was, lost := s.lost[e.Volume]
 	s.mu.Unlock()
-	switch {
-	case lost && was.Copy == h.Copy && was.State == volume.CopyLost:
+	if lost && was.Copy == h.Copy && (was.State == volume.CopyLost || made) {
 		return
+	}
+	_, blocked := s.opts.Store.Here(e.Volume)
+	switch {
 	case inSync && e.State != volume.StateNew:
-		s.lose(e, h, volume.CopyLost, "no copy with this id is on this node")
+		s.lose(e, h, volume.CopyReport{State: volume.CopyLost, Reason: "no copy with this id is on this node"})
 		s.learn(e)
 		return
-	case v != nil && foreign(v):
-		s.lose(e, h, volume.CopyFailed, "files of another program for a volume of this number are on this node")
+	case made:
+		s.lose(e, h, volume.CopyReport{State: volume.CopyLost, Reason: "this node has made the copy before, and its files are gone"})
+		s.learn(e)
+		return
+	case blocked:
+		s.lose(e, h, volume.CopyReport{State: volume.CopyFailed, Blocked: true,
+			Reason: "files of another program for a volume of this number are on this node"})
 		return
 	case v != nil && newestEpoch(v) > e.Epoch:
 		s.log.Warn("order to replace a copy refused: it knows a newer epoch", "volume", e.Volume, "copy", v.CopyID(), "epoch", e.Epoch)
 		return
 	}
-	made, err := s.makeLocked(e, h, v, was.Copy)
-	if err != nil {
-		s.lose(e, h, volume.CopyFailed, err.Error())
+	fresh, err := s.makeLocked(e, h)
+	switch {
+	case errors.Is(err, volume.ErrStale):
+		s.log.Warn("order to make a copy refused", "volume", e.Volume, "copy", h.Copy, "epoch", e.Epoch, "err", err)
+		return
+	case err != nil:
+		s.lose(e, h, volume.CopyReport{State: volume.CopyFailed, Reason: err.Error()})
 		return
 	}
 	s.log.Info("copy made", "volume", e.Volume, "copy", h.Copy, "epoch", e.Epoch)
-	r := s.open(made)
+	s.forget(e.Volume, e.Version, h.Copy)
+	r := s.open(fresh)
 	s.mu.Lock()
 	s.copies[e.Volume] = r
 	delete(s.lost, e.Volume)
@@ -118,25 +142,24 @@ func (s *Server) missingLocked(e volume.Entry, h volume.Holder, inSync bool, v *
 	s.touch(e.Volume)
 }
 
-// makeLocked makes the files of the copy h. What is in their place is set aside,
-// never deleted: another copy v that is served, or, when Open of the store did
-// not trust it, the copy that was reported lost.
-func (s *Server) makeLocked(e volume.Entry, h volume.Holder, v *store.Volume, lost volume.CopyID) (*store.Volume, error) {
-	why := fmt.Sprintf("replaced by copy %s at epoch %d, version %d of the volume", h.Copy, e.Epoch, e.Version)
-	old := lost
-	if v != nil {
-		old = v.CopyID()
-		if err := s.closeCopy(e.Volume); err != nil {
-			return nil, err
-		}
+// makeLocked makes the files of the copy h, once it is in the ledger. Copies of
+// ours in its place are set aside, never deleted: the one that is served, and
+// those that the store found and did not trust. volume.ErrStale means that a
+// later entry has ordered another one.
+func (s *Server) makeLocked(e volume.Entry, h volume.Holder) (*store.Volume, error) {
+	if err := s.opts.Ledger.Make(e.Volume, h.Copy, e.Version); err != nil {
+		return nil, err
 	}
-	if old != 0 && old != h.Copy {
-		switch err := s.opts.Store.SetAsideCopy(e.Volume, old, why); {
-		case err == nil:
-			s.log.Warn("copy set aside", "volume", e.Volume, "copy", old, "epoch", e.Epoch)
-		case v != nil || !errors.Is(err, volume.ErrNoVolume):
+	if err := s.closeCopy(e.Volume); err != nil {
+		return nil, err
+	}
+	why := fmt.Sprintf("replaced by copy %s at epoch %d, version %d of the volume", h.Copy, e.Epoch, e.Version)
+	ours, _ := s.opts.Store.Here(e.Volume)
+	for _, old := range ours {
+		if err := s.opts.Store.SetAsideCopy(e.Volume, old, why); err != nil {
 			return nil, fmt.Errorf("set aside copy %s of volume %d: %w", old, e.Volume, err)
 		}
+		s.log.Warn("copy set aside", "volume", e.Volume, "copy", old, "epoch", e.Epoch)
 	}
 	made, err := s.opts.Store.Create(e.Volume, e.Spec, h.Copy)
 	if err != nil {
@@ -161,13 +184,14 @@ func (s *Server) closeCopy(id volume.ID) error {
 }
 
 // lose notes that the copy h, which e names, is not here, and why.
-func (s *Server) lose(e volume.Entry, h volume.Holder, state volume.CopyState, why string) {
+func (s *Server) lose(e volume.Entry, h volume.Holder, now volume.CopyReport) {
+	now.Volume, now.Copy, now.Spec = e.Volume, h.Copy, e.Spec
 	s.mu.Lock()
 	was := s.lost[e.Volume]
-	s.lost[e.Volume] = volume.CopyReport{Volume: e.Volume, Copy: h.Copy, Spec: e.Spec, State: state, Reason: why}
+	s.lost[e.Volume] = now
 	s.mu.Unlock()
-	if was.Copy != h.Copy || was.Reason != why {
-		s.log.Error("copy is not here", "volume", e.Volume, "copy", h.Copy, "epoch", e.Epoch, "err", errors.New(why))
+	if was.Copy != h.Copy || was.Reason != now.Reason {
+		s.log.Error("copy is not here", "volume", e.Volume, "copy", h.Copy, "epoch", e.Epoch, "err", errors.New(now.Reason))
 	}
 	s.touch(e.Volume)
 }

@@ -35,6 +35,9 @@ type Store interface {
 	Volumes() []*store.Volume
 	Aside() []volume.SetAside
 	Disks() []volume.DiskReport
+	// Here lists the copies of a volume whose files are in the way of another,
+	// and whether there are some that were never ours.
+	Here(id volume.ID) (ours []volume.CopyID, foreign bool)
 	// Remove deletes the files of that copy, SetAsideCopy renames them; both
 	// refuse if the copy of the volume is another one.
 	Remove(id volume.ID, copy volume.CopyID) error
@@ -87,6 +90,7 @@ type Status struct {
 type Options struct {
 	Node   volume.NodeID
 	Store  Store
+	Ledger *store.Ledger // of this node; the Store has the same
 	Master Master
 	Peers  Peers
 	Remote Remote

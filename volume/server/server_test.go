@@ -13,6 +13,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"weedd/volume"
+	"weedd/volume/store"
+	"weedd/volume/vfs"
 	"weedd/volume/vfs/faultfs"
 	"weedd/volume/volumetest"
 )
@@ -142,6 +144,129 @@ func TestALostCopyIsReportedAndMadeOnlyUnderANewID(t *testing.T) {
 		t.Errorf("the new copy is not in sync: %+v", e)
 	}
 	c.wantSame(1, "a", "b")
+}
+
+// The entry that names a joining copy may be old, and the question to add it may
+// be under way: a disk that was replaced meanwhile must not be filled under its id.
+func TestACopyMadeBeforeIsNotMadeAgainWhateverTheEntrySays(t *testing.T) {
+	t.Parallel()
+	for _, state := range []string{"joining", "new"} {
+		t.Run(state, func(t *testing.T) {
+			t.Parallel()
+			c := start(t, "a", "b")
+			c.master.grow(1, spec001, "a", "b")
+			c.open(1, 2)
+			old := c.master.entry(1).InSync[1]
+			c.halt("b")
+			now := c.master.change(1, func(e *volume.Entry) {
+				if state == "new" {
+					e.State = volume.StateNew
+					return
+				}
+				e.InSync, e.Joining = e.InSync[:1], []volume.Holder{old}
+			})
+			c.boot("b", faultfs.New(99)) // another disk, the same node
+			c.eventually("b reports its copy as lost", func() bool {
+				r := c.master.report("b", 1)
+				return r.State == volume.CopyLost && r.Copy == old.Copy
+			})
+			if vs := c.node("b").disk.Volumes(); len(vs) != 0 {
+				t.Errorf("b made the lost copy anew: %v", vs)
+			}
+			if now := c.master.entry(1); slices.Contains(now.InSync, old) && state == "joining" {
+				t.Errorf("it is in sync: %+v", now)
+			}
+			if state == "new" {
+				return
+			}
+			fresh := volume.Holder{Node: "b", Copy: volume.NewCopyID()}
+			c.master.change(1, func(e *volume.Entry) { e.Joining = []volume.Holder{fresh} })
+			c.open(1, 2)
+			c.wantSame(1, "a", "b")
+			// An order that was overtaken replaces nothing.
+			stale := now
+			stale.Joining = []volume.Holder{{Node: "b", Copy: volume.NewCopyID()}}
+			c.node("b").Obey(volume.Orders{Cluster: clusterID, Entries: []volume.Entry{stale}})
+			if v, err := c.node("b").disk.Volume(1); err != nil || v.CopyID() != fresh.Copy {
+				t.Errorf("an old order replaced the copy: %v", err)
+			}
+		})
+	}
+}
+
+// A copy that failed is known failed after a restart, though its disk works
+// again: what the page cache has may not be on it.
+func TestAFailedCopyStaysFailedOverARestart(t *testing.T) {
+	t.Parallel()
+	c := start(t, "a")
+	c.master.grow(1, spec000, "a")
+	c.open(1, 1)
+	c.node("a").mustPut(t, fileID(1, 1), "kept")
+	c.node("a").fs.SetFault(func(op faultfs.Op) error {
+		if op.Kind == faultfs.Sync {
+			return faultfs.ErrInjected
+		}
+		return nil
+	})
+	brief, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := c.node("a").Put(brief, fileID(1, 2), file(fileID(1, 2), "ghost"), false); err == nil {
+		t.Fatal("acknowledged without a sync")
+	}
+	c.node("a").fs.SetFault(nil)
+	c.halt("a")
+	c.boot("a", c.node("a").fs)
+	c.eventually("a reports the failed copy", func() bool { return c.master.report("a", 1).State == volume.CopyFailed })
+	c.wantFile("a", fileID(1, 1), "kept")
+	brief, cancel = context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := c.node("a").Get(brief, fileID(1, 2), false); err == nil {
+		t.Error("what was never synced is served")
+	}
+}
+
+// What the store does not trust is in the way of a new copy, and is set aside,
+// also after a restart.
+func TestACopyThatIsNotTrustedMakesWayForANewOne(t *testing.T) {
+	t.Parallel()
+	for what, spoil := range map[string]func(fs *faultfs.FS) error{
+		"damaged":  func(fs *faultfs.FS) error { return vfs.Write(fs, "/data/1.wcopy", []byte("junk")) },
+		"unfit":    func(fs *faultfs.FS) error { return truncate(fs, "/data/1.dat", store.SuperBlockSize) },
+		"headless": func(fs *faultfs.FS) error { return truncate(fs, "/data/1.dat", 1) },
+	} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			c := start(t, "a", "b")
+			c.master.grow(1, spec001, "a", "b")
+			c.open(1, 2)
+			c.node("a").mustPut(t, fileID(1, 1), "kept")
+			c.wantSame(1, "a", "b")
+			c.halt("b")
+			if err := spoil(c.node("b").fs); err != nil {
+				t.Fatal(err)
+			}
+			fresh := volume.Holder{Node: "b", Copy: volume.NewCopyID()}
+			c.master.change(1, func(e *volume.Entry) { e.InSync, e.Joining = e.InSync[:1], []volume.Holder{fresh} })
+			c.boot("b", c.node("b").fs)
+			if what == "damaged" { // whose it was cannot be told: it may be anybody's
+				c.eventually("b says what is in the way", func() bool { return c.master.report("b", 1).Blocked })
+				return
+			}
+			c.open(1, 2)
+			c.wantSame(1, "a", "b")
+			if aside := c.node("b").disk.Aside(); len(aside) != 1 || !strings.Contains(aside[0].Reason, "replaced by copy") {
+				t.Errorf("set aside: %+v", aside)
+			}
+		})
+	}
+}
+
+func truncate(fs *faultfs.FS, path string, size int64) error {
+	f, err := fs.OpenFile(path, os.O_RDWR)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Truncate(size), f.Sync(), f.Close())
 }
 
 func TestAReplacedCopyIsSetAsideNotDeleted(t *testing.T) {

@@ -17,7 +17,7 @@ import (
 // as the disk of the copy may be the broken one; and, as best it can be, by a file
 // beside it, which goes where the disk goes:
 //
-//	8 "weedfail" | 2 format, 1 | 2 zero | 4 volume id | 8 copy id | 8 durable | n reason | 4 CRC-32C of all before
+//	8 "weedfail" | 2 format, 1 | 2 zero | 4 volume id | 8 copy id | 8 committed | n reason | 4 CRC-32C of all before
 const (
 	failMagic  = "weedfail"
 	failFormat = 1
@@ -34,13 +34,13 @@ func (v *Volume) fail(err error) error {
 		return v.Failed()
 	}
 	v.log.Error("copy failed and takes no more writes", "volume", v.id, "copy", v.copy, "err", err)
-	durable := v.Durable()
+	committed := v.Committed()
 	if v.opts.Ledger != nil {
-		if err := v.opts.Ledger.Fail(v.id, v.copy, durable); err != nil {
+		if err := v.opts.Ledger.Fail(v.id, v.copy, committed); err != nil {
 			v.log.Error("a failed copy could not be marked in the ledger of this node", "volume", v.id, "copy", v.copy, "err", err)
 		}
 	}
-	if err := vfs.Replace(v.opts.FS, v.base+extFail, v.encodeFailMark(durable, err.Error())); err != nil {
+	if err := vfs.Replace(v.opts.FS, v.base+extFail, v.encodeFailMark(committed, err.Error())); err != nil {
 		v.log.Warn("a failed copy could not be marked beside its files", "volume", v.id, "copy", v.copy, "err", err)
 	}
 	return v.Failed()
@@ -52,15 +52,15 @@ func (v *Volume) setFailed(err error) bool {
 	return v.failed.CompareAndSwap(nil, &err)
 }
 
-// recallFailure looks whether the copy failed in an earlier run, and how many of
-// its bytes were durable then; those that follow may be in the page cache only.
+// recallFailure looks whether the copy failed in an earlier run, and how far it
+// was committed then; bytes that follow may be in the page cache only.
 func (v *Volume) recallFailure() error {
 	v.trusted = maxOffset
 	b, err := vfs.ReadFile(v.opts.FS, v.base+extFail)
 	switch {
 	case err == nil:
-		durable, reason := v.decodeFailMark(b)
-		v.trusted = durable
+		committed, reason := v.decodeFailMark(b)
+		v.trusted = committed
 		v.setFailed(fmt.Errorf("in an earlier run: %s", reason))
 	case !errors.Is(err, os.ErrNotExist):
 		return err
@@ -68,24 +68,24 @@ func (v *Volume) recallFailure() error {
 	if v.opts.Ledger == nil {
 		return nil
 	}
-	if durable, failed := v.opts.Ledger.Failed(v.id, v.copy); failed {
-		v.trusted = min(v.trusted, durable)
+	if committed, failed := v.opts.Ledger.Failed(v.id, v.copy); failed {
+		v.trusted = min(v.trusted, committed)
 		v.setFailed(errors.New("in an earlier run, by the ledger of this node"))
 	}
 	return nil
 }
 
-func (v *Volume) encodeFailMark(durable int64, reason string) []byte {
+func (v *Volume) encodeFailMark(committed int64, reason string) []byte {
 	b := binary.BigEndian.AppendUint16([]byte(failMagic), failFormat)
 	b = binary.BigEndian.AppendUint32(append(b, 0, 0), uint32(v.id))
 	b = binary.BigEndian.AppendUint64(b, uint64(v.copy))
-	b = binary.BigEndian.AppendUint64(b, uint64(durable))
+	b = binary.BigEndian.AppendUint64(b, uint64(committed))
 	return appendSum(append(b, reason...), 0)
 }
 
 // decodeFailMark reads a mark. One that cannot be read is one all the same, and
 // vouches for nothing.
-func (v *Volume) decodeFailMark(b []byte) (durable int64, reason string) {
+func (v *Volume) decodeFailMark(b []byte) (committed int64, reason string) {
 	if len(b) < failHeader+4 || string(b[:8]) != failMagic || !sumFits(b) || volume.CopyID(binary.BigEndian.Uint64(b[16:])) != v.copy {
 		return SuperBlockSize, "the mark that says why cannot be read"
 	}

@@ -24,7 +24,7 @@ import (
 //	1 kind | 3 zero | 4 volume | 8 copy | 8 number | 4 zero | 4 CRC-32C of the 28 bytes before
 //
 // The number is the version of the entry that ordered the copy, or how many of
-// its bytes are durable. A last record that is not whole was promised to nobody
+// its bytes were committed when it failed. A last record that is not whole was promised to nobody
 // and is left out. A bad record before the last is damage: who knows what it
 // said, so the ledger is refused.
 //
@@ -47,7 +47,7 @@ type ledgerCopy struct {
 	id      volume.CopyID
 	version uint64 // of the entry that ordered it; 0 if it was found on a disk
 	failed  bool
-	durable int64 // if failed
+	upto    int64 // committed bytes when it failed
 	gone    bool  // it can never be named again
 }
 
@@ -122,7 +122,7 @@ func (l *Ledger) take(rec []byte) error {
 	case ledgerMade:
 		c.version, c.gone = number, false
 	case ledgerFailed:
-		c.failed, c.durable = true, int64(number)
+		c.failed, c.upto = true, int64(number)
 	case ledgerGone:
 		c.gone = true
 	default:
@@ -164,7 +164,7 @@ func (l *Ledger) rewriteLocked() error {
 		for _, c := range list {
 			b = append(b, ledgerRow(ledgerMade, id, c.id, c.version)...)
 			if c.failed {
-				b = append(b, ledgerRow(ledgerFailed, id, c.id, uint64(c.durable))...)
+				b = append(b, ledgerRow(ledgerFailed, id, c.id, uint64(c.upto))...)
 			}
 			if c.gone {
 				b = append(b, ledgerRow(ledgerGone, id, c.id, 0)...)
@@ -262,25 +262,25 @@ func (l *Ledger) Forget(id volume.ID, version uint64, named volume.CopyID) error
 	return nil
 }
 
-// Fail notes durably that a copy failed with so many bytes durable.
-func (l *Ledger) Fail(id volume.ID, copy volume.CopyID, durable int64) error {
+// Fail notes durably that a copy failed with so many bytes committed.
+func (l *Ledger) Fail(id volume.ID, copy volume.CopyID, committed int64) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	c := l.entryLocked(id, copy)
 	if c.failed {
 		return nil
 	}
-	c.failed, c.durable = true, durable
-	return l.appendLocked(ledgerRow(ledgerFailed, id, copy, uint64(durable)))
+	c.failed, c.upto = true, committed
+	return l.appendLocked(ledgerRow(ledgerFailed, id, copy, uint64(committed)))
 }
 
 // Failed reports whether a copy has failed, and how many of its bytes were
-// durable then.
-func (l *Ledger) Failed(id volume.ID, copy volume.CopyID) (durable int64, failed bool) {
+// committed then.
+func (l *Ledger) Failed(id volume.ID, copy volume.CopyID) (committed int64, failed bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if c := l.findLocked(id, copy); c != nil {
-		return c.durable, c.failed
+		return c.upto, c.failed
 	}
 	return 0, false
 }

@@ -198,7 +198,7 @@ func (v *Volume) readCheckpoint() (*checkpoint, error) {
 // disown opens a copy whose .dat does not fit as a foreign one (rule R15).
 func (v *Volume) disown(reason error) error {
 	v.log.Warn("volume is served for reads only", "volume", v.id, "copy", v.copy, "err", reason)
-	v.copy, v.epochs = 0, nil
+	v.copy, v.epochs, v.ours = 0, nil, true
 	err := v.idx.Close()
 	v.idx = nil
 	if err != nil {
@@ -374,19 +374,15 @@ func (r *recovery) finish() error {
 	return nil
 }
 
-// trim leaves out of memory what a copy that failed in an earlier run may have in
-// the page cache only.
+// trim brings a copy that failed in an earlier run to what was committed then.
+// What follows may be in the page cache only.
 func (r *recovery) trim() error {
 	v := r.v
-	v.end = v.committed
-	for i, p := range v.pending {
-		if p.end(needle.V3) > v.trusted {
-			v.pending = v.pending[:i]
-			break
-		}
-		v.end = p.end(needle.V3)
-	}
-	v.durable, v.idxSize = v.end, r.rows*rowSize
+	v.idxSize = r.rows * rowSize
+	v.Publish(v.trusted)
+	v.pending, v.appended = nil, v.published
+	clear(v.newest)
+	v.end, v.durable, v.clock = v.committed, v.committed, v.appended
 	var err error
 	v.sums, err = v.sums.cut(v.dat(), v.end)
 	return err

@@ -245,6 +245,29 @@ func (a aside) number() volume.ID {
 	return id
 }
 
+// Here lists the copies of a volume that are in a directory, served or set aside
+// where they were found, 0 for one that was ours and cannot be told any more; and
+// reports whether files of it are there that never were ours.
+func (s *Store) Here(id volume.ID) (ours []volume.CopyID, foreign bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if v := s.volumes[id]; v != nil && (!v.Foreign() || v.ours) {
+		ours = append(ours, v.copy)
+	} else if v != nil {
+		foreign = true
+	}
+	for _, a := range s.aside {
+		switch {
+		case a.id != id || a.id == 0:
+		case a.copy != 0:
+			ours = append(ours, a.copy)
+		default:
+			foreign = true
+		}
+	}
+	return ours, foreign
+}
+
 // spareSlots is how many more volumes a directory without a Max says it takes:
 // enough for growth between two reports.
 const spareSlots = 16

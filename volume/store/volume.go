@@ -49,6 +49,7 @@ type Volume struct {
 	spec   volume.Spec
 	super  superBlock
 	copy   volume.CopyID // 0 for a foreign one
+	ours   bool          // foreign, and was a copy of ours once
 	dir    *dir
 	base   string // path without a suffix
 	opts   *Options
@@ -63,7 +64,7 @@ type Volume struct {
 	saved   int64  // durable length of the checkpoint on disk
 	due     int64  // End at which the next checkpoint is due
 	boot    uint64 // not 0: as in checkpoint
-	trusted int64  // of a copy that failed in an earlier run: what was durable then
+	trusted int64  // of a copy that failed in an earlier run: what was committed then
 
 	work  sync.Mutex   // held while new files are built, made ready, put in place or removed; before idxMu
 	build *build       // guarded by work
@@ -146,6 +147,10 @@ func (v *Volume) CopyID() volume.CopyID { return v.copy }
 // Foreign reports whether the files are not ours, or do not fit what we noted
 // of them. A foreign volume is served for reads and never changed.
 func (v *Volume) Foreign() bool { return v.copy == 0 }
+
+// Disowned reports whether a foreign volume was a copy of ours: our own files
+// are beside it, and do not fit .dat any more.
+func (v *Volume) Disowned() bool { return v.ours }
 
 // Doubtful reports whether bytes that were appended may have been lost: with
 // sync "os" the host was rebooted without a Close. It ends when the copy enters
