@@ -46,6 +46,18 @@ func (v *Volume) fail(err error) error {
 	return v.Failed()
 }
 
+// failUntilReopened is fail for a change that may be half done, and that the next
+// Open finishes or takes back: for want of room the copy is not lost for good.
+func (v *Volume) failUntilReopened(err error) error {
+	if passing(err) == nil {
+		return v.fail(err)
+	}
+	if v.setFailed(err) {
+		v.log.Error("copy takes no more writes until it is opened again", "volume", v.id, "copy", v.copy, "err", err)
+	}
+	return v.Failed()
+}
+
 // setFailed reports whether err is the first.
 func (v *Volume) setFailed(err error) bool {
 	err = fmt.Errorf("%w: volume %d: copy %s failed: %w", volume.ErrReadOnly, v.id, v.copy, err)

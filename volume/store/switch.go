@@ -84,7 +84,7 @@ func (v *Volume) Switch(e EpochStart) error {
 		err = v.putInPlace(append(epochs[:len(epochs):len(epochs)], e), m)
 	}
 	if err != nil {
-		return v.fail(fmt.Errorf("switch to generation %d: %w", e.Generation, err))
+		return v.failUntilReopened(fmt.Errorf("switch to generation %d: %w", e.Generation, err))
 	}
 	before := v.install(b, m, e, len(epochs))
 	v.log.Info("volume was compacted", "volume", v.id, "generation", e.Generation, "bytes", m.end, "now", m.ckpt.committed)
@@ -377,7 +377,11 @@ func (v *Volume) setGeneration(g uint32) error {
 	v.sums = sums{}.plus(b[:])
 	v.mu.Unlock()
 	if err := v.saveCheckpoint(SuperBlockSize); err != nil {
-		return v.fail(fmt.Errorf("set generation %d: %w", g, err))
+		err = fmt.Errorf("set generation %d: %w", g, err)
+		if passing(err) != nil {
+			return err // recovery knows what the old one means
+		}
+		return v.fail(err)
 	}
 	return nil
 }
