@@ -188,12 +188,14 @@ func (v *Volume) Publish(committed int64) {
 
 // Flush writes the rows of published records to .idx, without a sync: after the
 // process was killed, they show what may be read before anybody has said how far
-// the volume is committed.
+// the volume is committed. It also writes an image of the index when one is due.
 func (v *Volume) Flush() error {
 	if v.writable() != nil {
 		return nil
 	}
-	return v.flushRows()
+	err := v.flushRows()
+	v.saveImage(false)
+	return err
 }
 
 // flushRows appends published rows to .idx, without a sync. Rows whose record
@@ -239,6 +241,7 @@ func (v *Volume) checkpoint(clean bool) error {
 	if err := v.flushRows(); err != nil {
 		return err
 	}
+	v.takeImage(v.closed.Load())
 	if err := v.idx.Sync(); err != nil {
 		return v.fail(fmt.Errorf("sync index: %w", err))
 	}
@@ -370,6 +373,8 @@ func (v *Volume) CutAll() error {
 	v.idxSize = 0
 	v.mu.Lock()
 	v.committed, v.published, v.rows, v.counts = SuperBlockSize, 0, nil, counts{}
+	v.image.due = nil
+	v.image.saved.Store(0)
 	v.shrinkLocked(SuperBlockSize, sum)
 	v.files.Store(&files{v.dat(), newIndex(0)})
 	v.mu.Unlock()

@@ -471,7 +471,7 @@ func (b *build) nextRow() (indexRow, error) { return b.rows.next(b.pos) }
 // load makes the index of the new files from their .idx, which is written out.
 func (b *build) load() error {
 	b.index, b.counts = newIndex(int(b.idx.size/rowSize)), counts{}
-	return eachRow(b.idx.f, func(r indexRow, _ []byte) bool {
+	return eachRow(b.idx.f, 0, func(r indexRow, _ []byte) bool {
 		b.counts.enter(b.index, r)
 		return true
 	})

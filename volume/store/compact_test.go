@@ -153,7 +153,7 @@ func TestCompaction(t *testing.T) {
 	must(t, err)
 	for _, n := range names {
 		switch n {
-		case "7.dat", "7.idx", "7.vif", "7.wcopy", "7.wckpt", markerName, uuidName:
+		case "7.dat", "7.idx", "7.vif", "7.wcopy", "7.wckpt", "7.widx", markerName, uuidName:
 		default:
 			t.Errorf("%s is left behind", n)
 		}

@@ -281,7 +281,7 @@ func TestCrashAtEachOperation(t *testing.T) {
 					return nil
 				})
 				err := w.run()
-				done = err == nil
+				done = err == nil && fs.Ops() <= at
 				fs.SetFault(nil)
 				// Until here only the program stopped: what it wrote since is not
 				// there, except for halves of writes. Now the machine does.

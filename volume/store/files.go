@@ -32,6 +32,7 @@ const (
 	extCopy    = ".wcopy" // copy id and epochs
 	extCkpt    = ".wckpt" // checkpoint
 	extReady   = ".wcpr"  // the new files are ready to be put in place
+	extImage   = ".widx"  // image of the index
 	extDoom    = ".wdoom" // the copy is to be removed or set aside, and that is under way
 	extFail    = ".wfail" // the copy has failed and takes no more writes
 	extCommit  = ".cpc"   // SeaweedFS has decided to commit a compaction

@@ -84,7 +84,7 @@ func (v *Volume) readRows(ext string) (rows []indexRow, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	err = eachRow(f, func(r indexRow, _ []byte) bool {
+	err = eachRow(f, 0, func(r indexRow, _ []byte) bool {
 		rows = append(rows, r)
 		return true
 	})

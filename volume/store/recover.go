@@ -141,7 +141,10 @@ func (v *Volume) recover() error {
 	if err != nil {
 		return err
 	}
-	r := &recovery{v: v, ckpt: ckpt, index: newIndex(int(ckpt.rows))}
+	r := &recovery{v: v, ckpt: ckpt, index: newIndex(int(ckpt.rows)), pos: SuperBlockSize}
+	if err := r.loadImage(); err != nil {
+		return err
+	}
 	if err := r.loadRows(); err != nil {
 		return err
 	}
@@ -218,13 +221,13 @@ type recovery struct {
 	last  uint64     // append time before pos; 0 if not known
 }
 
-// loadRows takes the rows of .idx that the checkpoint vouches for, as far as
-// they follow each other as records do, and keeps the others as hints.
+// loadRows takes the rows of .idx, past those that the image has, that the
+// checkpoint vouches for, as far as they follow each other as records do, and
+// keeps the others as hints.
 func (r *recovery) loadRows() error {
 	v := r.v
-	r.pos = SuperBlockSize
 	trusted := true
-	err := eachRow(v.idx, func(row indexRow, raw []byte) bool {
+	err := eachRow(v.idx, r.rows, func(row indexRow, raw []byte) bool {
 		trusted = trusted && r.rows < r.ckpt.rows && row.offset == r.pos && row.end(needle.V3) <= r.ckpt.committed
 		if trusted {
 			v.counts.enter(r.index, row)

@@ -9,7 +9,7 @@
 // and decides what is committed.
 //
 // A Store is safe for use at once; so are its volumes, within the limits that
-// type Volume states. It starts no goroutines.
+// type Volume states. It starts no goroutines but in Open, which waits for them.
 package store
 
 import (
@@ -19,11 +19,14 @@ import (
 	"log/slog"
 	"maps"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"weedd/volume"
 	"weedd/volume/vfs"
@@ -99,16 +102,25 @@ func Open(o Options) (*Store, error) {
 		return nil, fmt.Errorf("store: sync %q is neither %q nor %q", o.Sync, SyncGroup, SyncOS)
 	}
 	s := &Store{opts: o, volumes: map[volume.ID]*Volume{}}
-	var refused []error
-	for _, spec := range o.Dirs {
+	all := make([]found, len(o.Dirs))
+	var wait sync.WaitGroup
+	for i, spec := range o.Dirs {
 		d, err := openDir(o.FS, spec)
 		s.dirs = append(s.dirs, d)
+		if all[i].err = err; err == nil {
+			wait.Go(func() { all[i] = s.load(d) })
+		}
+	}
+	wait.Wait()
+	var refused []error
+	for i, d := range s.dirs {
+		err := all[i].err
 		if err == nil {
-			err = s.load(d)
+			err = s.take(d, all[i])
 		}
 		if err != nil {
 			d.problem = err.Error()
-			o.Log.Error("data directory is not used", "dir", spec.Path, "err", err)
+			o.Log.Error("data directory is not used", "dir", d.Path, "err", err)
 			refused = append(refused, err)
 		}
 	}
@@ -123,28 +135,59 @@ func Open(o Options) (*Store, error) {
 	return s, nil
 }
 
-// load opens the volumes of one directory. The error is that of listing it.
-func (s *Store) load(d *dir) error {
+// found is what is in a directory.
+type found struct {
+	volumes []opened
+	err     error
+}
+
+// opened is what came of opening the volume at base; v is not nil.
+type opened struct {
+	v    *Volume
+	base string
+	err  error
+}
+
+// load opens the volumes of one directory, several at once: most of the time
+// goes into reading their indexes. The error is that of listing it.
+func (s *Store) load(d *dir) (f found) {
 	names, err := s.opts.FS.ReadDir(d.Path)
-	if err != nil {
-		return err
-	}
 	for _, name := range names {
-		if base, ok := strings.CutSuffix(name, extDoom); ok {
-			if err := s.finishDoom(d, filepath.Join(d.Path, base)); err != nil {
-				return err
-			}
+		if base, ok := strings.CutSuffix(name, extDoom); ok && err == nil {
+			err = s.finishDoom(d, filepath.Join(d.Path, base))
 		}
 	}
-	if names, err = s.opts.FS.ReadDir(d.Path); err != nil { // without those
-		return err
+	if err == nil {
+		names, err = s.opts.FS.ReadDir(d.Path) // without those
 	}
-	for _, name := range volumeNames(names) {
-		collection, id, ok := parseBase(name)
-		if !ok {
-			continue
-		}
-		s.loadVolume(d, filepath.Join(d.Path, name), id, collection)
+	if err != nil {
+		return found{err: err}
+	}
+	names = slices.DeleteFunc(volumeNames(names), func(name string) bool {
+		_, _, ok := parseBase(name)
+		return !ok
+	})
+	f.volumes = make([]opened, len(names))
+	var g errgroup.Group
+	g.SetLimit(max(runtime.GOMAXPROCS(0), 4)) // more than processors: the disk may be slow
+	for i, name := range names {
+		g.Go(func() error {
+			collection, id, _ := parseBase(name)
+			base := filepath.Join(d.Path, name)
+			v, err := openVolume(d, base, id, collection, &s.opts)
+			f.volumes[i] = opened{v, base, err}
+			return nil
+		})
+	}
+	_ = g.Wait() // each error is of one volume
+	return f
+}
+
+// take makes what was found in d part of s. It does not matter which volume was
+// opened first.
+func (s *Store) take(d *dir, f found) error {
+	for _, o := range f.volumes {
+		s.enter(d, o)
 	}
 	return s.loadMovedAside(d)
 }
@@ -180,8 +223,9 @@ func baseName(id volume.ID, collection string) string {
 	return collection + "_" + id.String()
 }
 
-func (s *Store) loadVolume(d *dir, base string, id volume.ID, collection string) {
-	v, err := openVolume(d, base, id, collection, &s.opts)
+// enter takes a volume that was opened, or sets it aside if that failed.
+func (s *Store) enter(d *dir, o opened) {
+	v, base, err, id := o.v, o.base, o.err, o.v.id
 	if errors.Is(err, errNeverMade) {
 		s.opts.Log.Info("removing what an unfinished creation left", "volume", id, "dir", d.Path)
 		if err = removeFiles(s.opts.FS, base); err == nil {

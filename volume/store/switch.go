@@ -197,6 +197,8 @@ func (v *Volume) install(b *build, m *mark, e EpochStart, skipped int) replaced 
 	before := replaced{v.dat(), v.idx}
 	v.idx, v.idxSize = b.idx.f, b.idx.size
 	v.ready = nil
+	v.image.due = nil
+	v.image.saved.Store(0) // the one there is of the files before
 	v.super.revision = uint16(e.Generation)
 	v.end, v.durable, v.committed = m.ckpt.committed, m.ckpt.durable, m.ckpt.committed
 	v.cuts++

@@ -70,6 +70,8 @@ type Volume struct {
 	build *build       // guarded by work
 	built atomic.Int64 // bytes of .dat that the build has passed
 
+	image imageState
+
 	idxMu   sync.Mutex // held while .idx is written; before mu
 	idx     vfs.File   // guarded by idxMu where it is replaced; nil for a foreign one
 	idxSize int64      // guarded by idxMu
@@ -317,7 +319,9 @@ func (v *Volume) Close() error {
 	}
 	var err error
 	if !v.Foreign() && v.Failed() == nil {
-		err = v.checkpoint(!v.Doubtful())
+		if err = v.checkpoint(!v.Doubtful()); err == nil {
+			v.saveImage(true)
+		}
 	}
 	return errors.Join(err, v.closeFiles())
 }
@@ -325,6 +329,8 @@ func (v *Volume) Close() error {
 func (v *Volume) closeFiles() error {
 	v.closed.Store(true)
 	err := v.endCompaction()
+	v.image.mu.Lock() // an image that is being written stops soon
+	defer v.image.mu.Unlock()
 	if f := v.files.Load(); f != nil {
 		err = errors.Join(err, f.dat.Close())
 	}

@@ -88,16 +88,17 @@ func isReadError(err error) bool {
 	return errors.As(err, &e)
 }
 
-// eachRow calls do for the rows of an index file, in file order, with their bytes,
-// until it answers false. A last row that is not whole is left out.
-func eachRow(f vfs.File, do func(row indexRow, raw []byte) bool) error {
+// eachRow calls do for the rows of an index file but the first skip ones, in file
+// order, with their bytes, until it answers false. A last row that is not whole is
+// left out.
+func eachRow(f vfs.File, skip int64, do func(row indexRow, raw []byte) bool) error {
 	size, err := f.Size()
 	if err != nil {
 		return err
 	}
 	size -= size % rowSize
-	buf := make([]byte, min(size, 1<<20))
-	for off := int64(0); off < size; off += int64(len(buf)) {
+	buf := make([]byte, min(max(size-skip*rowSize, 0), 1<<20))
+	for off := skip * rowSize; off < size; off += int64(len(buf)) {
 		buf = buf[:min(int64(len(buf)), size-off)]
 		if _, err := f.ReadAt(buf, off); err != nil {
 			return err
