@@ -247,9 +247,34 @@ func TestVolumeIDsEndWithoutGoingRound(t *testing.T) {
 	}
 }
 
+func TestNewVolumesAreNumberedAboveThoseOfOthers(t *testing.T) {
+	t.Parallel()
+	c := with(t)
+	one := catalog.NewVolume{Primary: "a", Holders: holders("a1")}
+	grow := func(above volume.ID) *volume.Entry {
+		var res catalog.Result
+		c, res = apply(t, c, catalog.Command{Grow: &catalog.Grow{Volumes: []catalog.NewVolume{one}, Above: above, Born: 77}})
+		return res.Entries[0]
+	}
+	for _, step := range []struct{ above, want volume.ID }{{0, 2}, {500, 501}, {3, 502}} {
+		if e := grow(step.above); e.Volume != step.want || e.Born != 77 {
+			t.Errorf("above %d: %+v", step.above, e)
+		}
+	}
+	if c.Deleted(400) {
+		t.Error("an id that was passed over was never ours")
+	}
+	e := *c.Volumes()[2]
+	e.State, e.Born = volume.StateOpen, 1
+	if _, res := apply(t, c, changeCommand(catalog.Change{Version: 1, Next: e})); res.Errs[0] != nil || res.Entries[0].Born != 77 {
+		t.Errorf("born again: %+v", res)
+	}
+}
+
 func TestACommandOfANewerVersionStopsTheNode(t *testing.T) {
 	t.Parallel()
-	for _, b := range []string{`{}`, `{"dance":{}}`, `{"keys":{"count":1},"dance":{}}`, `{"keys":{"count":1},"delete":{}}`, `null`, `{"keys":null}`} {
+	for _, b := range []string{`{}`, `{"dance":{}}`, `{"keys":{"count":1},"dance":{}}`, `{"keys":{"count":1},"delete":{}}`, `null`, `{"keys":null}`,
+		`{"keys":{"count":1,"dance":1}}`, `{"change":{"changes":[{"version":1,"next":{"volume":1,"dance":1}}]}}`} {
 		if _, err := catalog.Decode([]byte(b)); !errors.Is(err, catalog.ErrUnknownCommand) {
 			t.Errorf("%s: %v", b, err)
 		}

@@ -399,6 +399,11 @@ func TestSettle(t *testing.T) {
 	young := two
 	young.State = volume.StateNew
 	joining := volume.Entry{Spec: volume.Spec{Placement: 1}, Primary: "1", InSync: hs("1.1"), Joining: hs("2.2")}
+	condemned := func(e volume.Entry, copies ...string) placement.Volume {
+		v := vol(e, rep("2", 2, "healthy"))
+		v.Unfit = hs(copies...)
+		return v
+	}
 	tests := []struct {
 		name  string
 		nodes []placement.Node
@@ -427,6 +432,8 @@ func TestSettle(t *testing.T) {
 		{"and leaves when that one is in sync", []placement.Node{node("a/r/1", 9), gone(node("a/r/2", 9), time.Hour), node("a/r/3", 9)},
 			vol(volume.Entry{Spec: volume.Spec{Placement: 1}, Primary: "1", InSync: hs("1.1", "2.2", "3.3")}), "1: 1.1 3.3 |  open"},
 		{"a surplus copy goes", all("1", "2"), vol(volume.Entry{Primary: "1", InSync: hs("1.1", "2.2")}), "1: 1.1 |  open"},
+		{"a copy that differs from the primary's gets a new id, whatever it says", all("1", "2"), condemned(joining, "2.2"), "1: 1.1 | 2.0 open"},
+		{"also when it is in sync", all("1", "2"), condemned(two, "2.2"), "1: 1.1 | 2.0 open"},
 		{"a diverged joining copy gets a new id", all("1", "2"), vol(joining, rep("2", 2, "failed")), "1: 1.1 | 2.0 open"},
 	}
 	for _, tt := range tests {
@@ -473,6 +480,7 @@ func TestAnswer(t *testing.T) {
 		return volume.Ask{Kind: kind, Epoch: 4, From: hs(from)[0], Copies: hs(copies...)}
 	}
 	failed := func(a volume.Ask) volume.Ask { a.Failed = true; return a }
+	unfit := func(a volume.Ask) volume.Ask { a.Unfit = true; return a }
 	old := ask(volume.AskLead, "1.1")
 	old.Epoch = 3
 	tests := []struct {
@@ -492,6 +500,8 @@ func TestAnswer(t *testing.T) {
 		{"a removed copy joins", two, "2", ask(volume.AskRemove, "1.1", "2.2"), "1: 1.1 | 2.2 open", nil},
 		{"the primary does not remove itself", two, "", ask(volume.AskRemove, "1.1", "1.1"), "", volume.ErrBadRequest},
 		{"not below what writing needs", three, "2", ask(volume.AskRemove, "1.1", "2.2"), "", volume.ErrUnavailable},
+		{"but unfit copies go, however few are left", three, "", unfit(ask(volume.AskRemove, "1.1", "2.2")), "1: 1.1 | 3.3 2.2 open", nil},
+		{"the primary is not unfit by its own word", two, "", unfit(ask(volume.AskRemove, "1.1", "1.1", "2.2")), "", volume.ErrBadRequest},
 		{"a follower removes nobody", two, "", ask(volume.AskRemove, "2.2", "1.1"), "", volume.ErrNotPrimary},
 		{"a joining copy is added", one, "", ask(volume.AskAdd, "1.1", "2.2"), "1: 1.1 2.2 |  open", nil},
 		{"what does not join is not added", one, "", ask(volume.AskAdd, "1.1", "2.7"), "", volume.ErrBadRequest},

@@ -225,3 +225,69 @@ func BenchmarkView(b *testing.B) {
 		m.View(cat, t0)
 	}
 }
+
+func TestAgesAreByTheSlowestClock(t *testing.T) {
+	t.Parallel()
+	m := topology.New(topology.Settings{}, t0)
+	grow := &catalog.Grow{Born: at(0).Unix(), Volumes: []catalog.NewVolume{{Spec: volume.Spec{TTL: volume.TTL{Count: 1, Unit: 1}}, Primary: "n", Holders: []volume.Holder{{Node: "n", Copy: 1}}}}}
+	cat, _ := catalog.New().Apply(catalog.Command{Grow: grow})
+	tell := func(node volume.NodeID, ahead time.Duration, size int64) {
+		c := volume.CopyReport{Volume: 1, Copy: 1, State: volume.CopyHealthy, Size: size, Modified: at(10_000)}
+		r := volume.Report{Node: node, Full: true, Now: at(100_000).Add(ahead)}
+		if node == "n" {
+			r.Copies = []volume.CopyReport{c}
+		}
+		m.Report(m.Attach(node, at(100_000)), r, at(100_000))
+	}
+	idle := func() time.Duration { return m.View(cat, at(100_000)).Volumes[0].Idle }
+	tell("n", 0, 8)
+	if got := idle(); got != 0 {
+		t.Errorf("empty: idle for %v", got)
+	}
+	tell("n", time.Hour, 9)
+	if got := m.View(cat, at(100_000)).Volumes[0]; got.Idle != 90*time.Second || got.Old != 100*time.Second {
+		t.Errorf("one clock is ahead: idle for %v, old %v", got.Idle, got.Old)
+	}
+	tell("o", -30*time.Second, 9)
+	if got := idle(); got != time.Minute {
+		t.Errorf("one clock is behind: idle for %v", got)
+	}
+	if ns := m.Nodes(at(100_000)); ns[0].ClockMS != 3_600_000 || ns[1].ClockMS != -30_000 {
+		t.Errorf("%+v", ns)
+	}
+	tell("o", -time.Hour, 9)
+	if got := idle(); got != 0 {
+		t.Errorf("a clock is behind the file: idle for %v", got)
+	}
+}
+
+func TestWhatAPrimaryCondemnsIsUnfitUntilItIsReplaced(t *testing.T) {
+	t.Parallel()
+	m, cat := topology.New(topology.Settings{}, t0), two(t)
+	bad := volume.Holder{Node: "o", Copy: 2}
+	if !m.Condemn(1, []volume.Holder{bad}) || m.Condemn(1, []volume.Holder{bad}) {
+		t.Error("it is news once")
+	}
+	if v := m.View(cat, at(0)).Volumes[0]; len(v.Unfit) != 1 || v.Unfit[0] != bad {
+		t.Errorf("%+v", v.Unfit)
+	}
+	e := *cat.Volumes()[0]
+	e.InSync, e.Joining = e.InSync[:1], []volume.Holder{{Node: "o", Copy: 3}}
+	cat, _ = cat.Apply(catalog.Command{Change: &catalog.Batch{Changes: []catalog.Change{{Version: e.Version, Next: e}}}})
+	if v := m.View(cat, at(0)).Volumes[0]; len(v.Unfit) != 0 {
+		t.Errorf("replaced: %+v", v.Unfit)
+	}
+	if !m.Condemn(1, []volume.Holder{bad}) {
+		t.Error("it was not forgotten")
+	}
+}
+
+func TestTheHighestIDIsThatOfWhateverLiesThere(t *testing.T) {
+	t.Parallel()
+	m := topology.New(topology.Settings{}, t0)
+	m.Report(m.Attach("n", t0), volume.Report{Node: "n", Full: true, Copies: []volume.CopyReport{{Volume: 7}, {Volume: 900}}}, t0)
+	m.Report(m.Attach("o", t0), volume.Report{Node: "o", Full: true, Aside: []volume.SetAside{{Path: "/d/80.dat", Volume: 80}, {Path: "/d/x"}}}, t0)
+	if a, b := m.HighestID(1000), m.HighestID(900); a != 900 || b != 80 {
+		t.Errorf("%d, below 900 %d", a, b)
+	}
+}

@@ -129,6 +129,63 @@ func TestACopyAskedForThatJoinsNoLongerStillCounts(t *testing.T) {
 	}
 }
 
+// lastRemove gives the last question of its kind.
+func lastRemove(effects []Effect) (a volume.Ask) {
+	for _, e := range effects {
+		if q, ok := e.(AskLeader); ok && q.Ask.Kind == volume.AskRemove {
+			a = q.Ask
+		}
+	}
+	return a
+}
+
+func TestCopiesThatDifferAreNamedToBeReplaced(t *testing.T) {
+	t.Parallel()
+	differs := func(c *Core, h volume.Holder, stream uint64) volume.Ask {
+		c.Hello(h, stream)
+		c.Welcomed(h, Message{Kind: KindWelcome, Stream: stream, End: 50}, false)
+		return lastRemove(c.Effects())
+	}
+	c := leading(t)
+	c.attachTo(copyB, 1, 100)
+	c.Effects()
+	if a := differs(c, copyC, 2); a.Unfit || len(a.Copies) > 0 || !reflect.DeepEqual(a.Replace, []volume.Holder{copyC}) {
+		t.Errorf("a joining copy: %+v", a)
+	}
+	if a := differs(c, copyB, 3); !a.Unfit || !reflect.DeepEqual(a.Copies, []volume.Holder{copyB}) || !reflect.DeepEqual(a.Replace, []volume.Holder{copyB, copyC}) {
+		t.Errorf("and one in sync: %+v", a)
+	}
+	c = leading(t)
+	c.attachTo(copyB, 1, 100)
+	c.attachTo(copyB, 2, 50)
+	if a := lastRemove(c.Effects()); !a.Unfit || len(a.Replace) > 0 {
+		t.Errorf("one that is only behind: %+v", a)
+	}
+	c = leading(t)
+	c.Hello(copyC, 1)
+	c.Refused(copyC, Message{Kind: KindRefusal, Stream: 1, Code: CodeWrongCopy})
+	if a := lastRemove(c.Effects()); len(a.Replace) > 0 {
+		t.Errorf("one that is about to be made: %+v", a)
+	}
+}
+
+func TestAFollowerPublishesNothingBeforeItsPrimaryHasCompared(t *testing.T) {
+	t.Parallel()
+	c := follower(100, 8)
+	plan, refusal := c.OnHello(hello(2, 100, 200, 90))
+	if refusal != nil {
+		t.Fatalf("%+v", refusal)
+	}
+	c.Adopted(plan.Stream, 100)
+	if c.Committed() != 8 {
+		t.Errorf("committed %d by attaching", c.Committed())
+	}
+	c.Followed(100, 100, 90)
+	if c.Committed() != 90 {
+		t.Errorf("committed %d by the first batch", c.Committed())
+	}
+}
+
 func TestAPrimaryThatLostItsTailFails(t *testing.T) {
 	t.Parallel()
 	c := leading(t)

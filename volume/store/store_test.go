@@ -194,7 +194,7 @@ func TestACopySetAsideMakesRoomForAnother(t *testing.T) {
 	s, v = reopen(t, fs, s)
 	expect(t, v, 1, []byte("new"))
 	a := s.Aside()
-	if len(a) != 2 || a[0].Reason != "differs from the others" || a[0].Path != "/d/aside/7-0000000000000046-1" {
+	if len(a) != 2 || a[0].Reason != "differs from the others" || a[0].Path != "/d/aside/7-0000000000000046-1" || a[0].Volume != 7 || !a[0].Moved {
 		t.Fatalf("%+v", a)
 	}
 	if b, err := vfs.ReadFile(fs, a[0].Path+"/7.dat"); err != nil || !strings.Contains(string(b), "old") {
