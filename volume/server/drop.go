@@ -67,8 +67,12 @@ func (s *Server) drop(ctx context.Context, d volume.Drop) error {
 		return nil
 	}
 	version := uint64(math.MaxUint64) // no entry will ever name a copy of a deleted volume
+	end := s.remove
 	if !d.Deleted {
-		if version, err = s.spare(ctx, d, v); err != nil {
+		switch version, err = s.spare(ctx, d, v); {
+		case errors.Is(err, errOther):
+			end = s.putAside(err)
+		case err != nil:
 			return err
 		}
 	}
@@ -82,14 +86,37 @@ func (s *Server) drop(ctx context.Context, d volume.Drop) error {
 	if err := s.closeCopy(d.Volume); err != nil {
 		return err
 	}
-	if err := s.opts.Store.Remove(d.Volume, d.Copy); err != nil {
-		return fmt.Errorf("remove its files: %w", err)
+	if err := end(d); err != nil {
+		return err
 	}
-	s.log.Info("copy dropped", "volume", d.Volume, "copy", d.Copy, "epoch", d.Epoch, "deleted", d.Deleted)
 	s.forget(d.Volume, version, 0)
 	s.reportGone(d.Volume)
 	return nil
 }
+
+func (s *Server) remove(d volume.Drop) error {
+	if err := s.opts.Store.Remove(d.Volume, d.Copy); err != nil {
+		return fmt.Errorf("remove its files: %w", err)
+	}
+	s.log.Info("copy dropped", "volume", d.Volume, "copy", d.Copy, "epoch", d.Epoch, "deleted", d.Deleted)
+	return nil
+}
+
+// putAside keeps the files of a copy that is not wanted and cannot be compared:
+// nobody can say that all that is in them is elsewhere, too.
+func (s *Server) putAside(why error) func(volume.Drop) error {
+	return func(d volume.Drop) error {
+		if err := s.opts.Store.SetAsideCopy(d.Volume, d.Copy, why.Error()); err != nil {
+			return fmt.Errorf("set its files aside: %w", err)
+		}
+		s.log.Warn("copy set aside in place of a drop", "volume", d.Volume, "copy", d.Copy, "epoch", d.Epoch, "err", why)
+		return nil
+	}
+}
+
+// errOther says of a copy to be dropped that those that stay are well, and have
+// other bytes.
+var errOther = errors.New("the copies that stay have other bytes than it")
 
 func (s *Server) reportGone(id volume.ID) {
 	s.mu.Lock()
@@ -104,7 +131,7 @@ func (s *Server) reportGone(id volume.ID) {
 // spare makes sure that the copy v can be spared: the catalog, as it is now, at
 // the order's epoch or later, does not list it, and as many in-sync copies as
 // the placement asks for say, now, that they are at that epoch and have its
-// bytes. It returns the version of the entry that said so.
+// bytes. It returns the version of the entry that said so, also with errOther.
 func (s *Server) spare(ctx context.Context, d volume.Drop, v *store.Volume) (version uint64, err error) {
 	e, _, err := s.opts.Master.Locate(ctx, d.Volume)
 	if err != nil {
@@ -128,22 +155,30 @@ func (s *Server) spare(ctx context.Context, d volume.Drop, v *store.Volume) (ver
 		return 0, fmt.Errorf("%w: %d copies in sync, %d wanted", volume.ErrUnavailable, len(e.InSync), need)
 	}
 	sum, err := v.Checksum(committed)
-	if err != nil {
+	if err != nil && !errors.Is(err, volume.ErrCorrupt) { // damaged bytes are no others' either way
 		return 0, fmt.Errorf("checksum of its first %d bytes: %w", committed, err)
 	}
 	want := Verification{Epoch: d.Epoch, Generation: generation, Committed: committed, At: committed, Checksum: sum}
 	var errs []error
+	others := 0
 	for _, keep := range d.Keep {
 		if keep.Node == s.opts.Node || !slices.Contains(e.InSync, keep) {
 			continue
 		}
-		if err := s.hasAll(ctx, d.Volume, keep, want); err != nil {
-			errs = append(errs, err)
+		err := s.hasAll(ctx, d.Volume, keep, want)
+		switch {
+		case errors.Is(err, errOther):
+			others++
+		case err == nil:
+			need--
 			continue
 		}
-		need--
+		errs = append(errs, err)
 	}
-	if need > 0 {
+	switch {
+	case need > 0 && others >= need:
+		return e.Version, errors.Join(errs...)
+	case need > 0:
 		return 0, fmt.Errorf("%w: %d more copies must have its bytes: %w", volume.ErrUnavailable, need, errors.Join(errs...))
 	}
 	return e.Version, nil
@@ -158,6 +193,9 @@ func (s *Server) hasAll(ctx context.Context, id volume.ID, h volume.Holder, want
 	got, err := s.opts.Remote.Verify(ctx, n, id, h.Copy, want.At)
 	if err != nil {
 		return fmt.Errorf("node %s: %w", h.Node, err)
+	}
+	if got.Epoch >= want.Epoch && (got.Generation != want.Generation || got.At == want.At && got.Committed >= want.Committed && got.Checksum != want.Checksum) {
+		return fmt.Errorf("%w: node %s has %+v, wanted %+v", errOther, h.Node, got, want)
 	}
 	if got.Epoch < want.Epoch || got.Generation != want.Generation || got.Committed < want.Committed || got.At != want.At || got.Checksum != want.Checksum {
 		return fmt.Errorf("%w: node %s has %+v, wanted %+v", volume.ErrStale, h.Node, got, want)
