@@ -192,6 +192,14 @@ func (s *Server) reportOf(id volume.ID) (volume.CopyReport, bool) {
 // foreignReason says why a volume is only read.
 const foreignReason = "not made by weedd, or changed by another program since: served for reads only"
 
+// readOnlyReason is foreignReason with what is special about v.
+func readOnlyReason(v *store.Volume) string {
+	if fixed := v.Fixed(); fixed != "" {
+		return foreignReason + "; " + fixed
+	}
+	return foreignReason
+}
+
 // foreignVolumes lists the volumes that have no files of ours.
 func (s *Server) foreignVolumes() []*store.Volume {
 	return slices.DeleteFunc(slices.Clone(s.opts.Store.Volumes()), func(v *store.Volume) bool { return !foreign(v) })
@@ -203,7 +211,7 @@ func foreign(v *store.Volume) bool { return v.Foreign() || v.CopyID() == 0 }
 func foreignReport(v *store.Volume) volume.CopyReport {
 	files, deleted, deletedBytes, maxKey, size, modified, revision := v.Stats()
 	return volume.CopyReport{
-		Volume: v.ID(), Spec: v.Spec(), State: volume.CopyHealthy, Reason: foreignReason, Committed: size, Size: size, Files: files,
+		Volume: v.ID(), Spec: v.Spec(), State: volume.CopyHealthy, Reason: readOnlyReason(v), Committed: size, Size: size, Files: files,
 		Deleted: deleted, DeletedB: deletedBytes, MaxKey: maxKey, Modified: modified, Revision: revision, Version: int(v.Version()),
 		ReadOnly: true,
 	}

@@ -49,6 +49,7 @@ var soon = time.Unix(1795347180, 0)
 type goldenNode struct {
 	t      *testing.T
 	golden *volumetest.Golden
+	store  *store.Store
 	dir    string
 	files  map[string]volumetest.DirFile // before we came
 	now    atomic.Pointer[time.Time]
@@ -60,12 +61,21 @@ type goldenNode struct {
 // openGolden starts a node. change may alter the directory before.
 func openGolden(t *testing.T, name string, change ...func(dir string)) *goldenNode {
 	t.Helper()
-	n := &goldenNode{t: t, dir: t.TempDir(), client: &http.Client{Transport: &http.Transport{DisableCompression: true}, Timeout: time.Minute}}
-	n.now.Store(&soon)
-	n.golden = volumetest.OpenGolden(t, filepath.Join(goldenPath, name), n.dir)
+	dir := t.TempDir()
+	golden := volumetest.OpenGolden(t, filepath.Join(goldenPath, name), dir)
 	for _, f := range change {
-		f(n.dir)
+		f(dir)
 	}
+	n := serveGolden(t, dir)
+	n.golden = golden
+	return n
+}
+
+// serveGolden starts a node over a directory.
+func serveGolden(t *testing.T, dir string) *goldenNode {
+	t.Helper()
+	n := &goldenNode{t: t, dir: dir, client: &http.Client{Transport: &http.Transport{DisableCompression: true}, Timeout: time.Minute}}
+	n.now.Store(&soon)
 	n.files = volumetest.Files(t, n.dir)
 	now, log := func() time.Time { return *n.now.Load() }, slog.New(slog.DiscardHandler)
 	ledger, err := store.OpenLedger(vfs.OS{}, filepath.Join(t.TempDir(), "copies"))
@@ -76,6 +86,7 @@ func openGolden(t *testing.T, name string, change ...func(dir string)) *goldenNo
 	if err != nil {
 		t.Fatal(err)
 	}
+	n.store = disk
 	s := server.New(server.Options{
 		Node: "n1", Store: disk, Ledger: ledger, Master: masterOf{newFakeMaster([]volume.NodeID{"n1"}), "n1"}, Peers: nobody{},
 		ClusterID: func() string { return clusterID }, SetClusterID: func(string) error { return nil },

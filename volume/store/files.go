@@ -99,6 +99,22 @@ func decodeRow(b []byte) indexRow {
 	return r
 }
 
+// wideRowSize is the size of a row in .idx as SeaweedFS built for large disks
+// writes it: a fifth byte of the offset, the highest, follows the other four.
+const wideRowSize = rowSize + 1
+
+func decodeWideRow(b []byte) indexRow {
+	r := indexRow{
+		key:    volume.Key(binary.BigEndian.Uint64(b)),
+		offset: (int64(b[12])<<32 | int64(binary.BigEndian.Uint32(b[8:]))) * rowUnit,
+		size:   int32(binary.BigEndian.Uint32(b[13:])),
+	}
+	if r.offset == 0 || r.size < 0 {
+		r.size = -1
+	}
+	return r
+}
+
 // The copy file: a header of 32 bytes
 //
 //	8 "weedcopy" | 2 format, 1 | 2 zero | 4 volume id | 8 copy id | 4 zero | 4 CRC-32C of the 28 bytes before

@@ -2,11 +2,14 @@ package store
 
 import (
 	"bytes"
+	"cmp"
+	"fmt"
 	"reflect"
 	"slices"
 	"testing"
 
 	"weedd/volume"
+	"weedd/volume/erasure"
 	"weedd/volume/needle"
 	"weedd/volume/vfs"
 	"weedd/volume/vfs/faultfs"
@@ -49,9 +52,68 @@ func FuzzDecodeCheckpoint(f *testing.F) {
 func FuzzParseVif(f *testing.F) {
 	f.Add(newVif(volume.TTL{}, options(nil).Now()))
 	f.Add([]byte(`{"bytes_offset":"5","files":[{}],"replication":"011"}`))
+	f.Add(fmt.Appendf(nil, codedVif, 1<<20, 5))
+	f.Add([]byte(`{"ecShardConfig":{"data_shards":40,"parityShards":"-1"},"datFileSize":-3}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if v, err := parseVif(b); err == nil && v.placement != nil && v.placement.Copies() < 1 {
+		v, err := parseVif(b)
+		if err == nil && v.placement != nil && v.placement.Copies() < 1 {
 			t.Fatal("impossible placement")
+		}
+		if data, parity := v.counts(); data < 1 || parity < 0 || data+parity > erasure.MaxShards || v.datSize < 0 {
+			t.Fatalf("%d and %d shards of %d bytes", data, parity, v.datSize)
+		}
+	})
+}
+
+// Rows of either width are what they are written as.
+func FuzzDecodeRow(f *testing.F) {
+	f.Add(indexRow{1, 8, 20}.append(nil))
+	f.Add(indexRow{^volume.Key(0), maxOffset - 7, -1}.append(nil))
+	f.Add(append(indexRow{5, 0, 0}.append(nil), 9))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if len(b) < wideRowSize {
+			return
+		}
+		r := decodeRow(b)
+		if r.offset < 0 || r.offset > maxOffset || r.size < -1 || r.offset == 0 && r.size >= 0 {
+			t.Fatalf("%+v", r)
+		}
+		if again := decodeRow(r.append(nil)); again != r {
+			t.Fatalf("%+v, was %+v", again, r)
+		}
+		wide := decodeWideRow(b)
+		if wide.offset < 0 || wide.offset >= 1<<43 || wide.size < -1 || wide.offset == 0 && wide.size >= 0 {
+			t.Fatalf("%+v", wide)
+		}
+		if again := decodeWideRow((&alienFiles{rows: []indexRow{wide}}).wideIdx()); again != wide {
+			t.Fatalf("%+v, was %+v", again, wide)
+		}
+	})
+}
+
+func FuzzDecodeSuperBlock(f *testing.F) {
+	f.Add([]byte{3, 1, 5, 1, 0, 7, 0, 0})
+	f.Add([]byte{1, 255, 255, 255, 255, 255, 0, 8})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if len(b) < SuperBlockSize {
+			return
+		}
+		s, err := decodeSuperBlock(b)
+		if again := s.encode(); err == nil && !bytes.Equal(again[:], b[:SuperBlockSize]) {
+			t.Fatalf("%x, was %x", again, b)
+		}
+	})
+}
+
+// Rows of an erasure-coded volume come sorted, or not at all.
+func FuzzSortedRows(f *testing.F) {
+	a := &alienFiles{rows: []indexRow{{1, 8, 20}, {2, 1 << 20, -1}, {9, 3 << 30, 0}}}
+	f.Add(a.idx())
+	f.Add(a.wideIdx())
+	f.Fuzz(func(t *testing.T, b []byte) {
+		rows, _, err := parseSortedRows(b)
+		if err == nil && !slices.IsSortedFunc(rows, func(a, b indexRow) int { return cmp.Compare(a.key, b.key) }) {
+			t.Fatalf("%+v", rows)
 		}
 	})
 }
@@ -72,6 +134,7 @@ func FuzzOpen(f *testing.F) {
 	f.Add(whole, rows, true)
 	f.Add(whole, rows, false)
 	f.Add(whole[:100], rows[:20], true)
+	f.Add(append(whole[:60:60], append([]byte{60: 0}, whole[60:]...)...), rows, false)
 	f.Add(append([]byte{2}, whole[1:]...), rows, false)
 	f.Fuzz(func(t *testing.T, dat, idx []byte, ours bool) {
 		fs := faultfs.New(1)

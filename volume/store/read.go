@@ -15,11 +15,15 @@ import (
 // neither waits nor allocates.
 func (v *Volume) Lookup(key volume.Key) (Row, bool) {
 	f := v.files.Load()
-	p := f.index.get(key)
+	p, page := f.index.get(key), int64(0)
+	if v.alien.far != nil {
+		p, page = v.findForeign(f.index, key)
+	}
 	if p == 0 {
 		return Row{}, false
 	}
 	r := p.row()
+	r.Offset += page * farPage
 	r.key, r.in = key, f
 	return r, true
 }
@@ -87,15 +91,23 @@ func (v *Volume) readNeedle(r Row) (*needle.Needle, error) {
 		n.Release()
 		return nil, err
 	}
-	err := n.Decode(buf, v.super.version)
-	if err == nil && needle.ParseHeader(buf).Size != r.Size {
-		err = errors.New("size is not that of the index")
+	err := v.decode(n, buf, r)
+	if err != nil && v.alien.shards != nil {
+		err = v.readAround(n, buf, r, err)
 	}
 	if err != nil {
 		n.Release()
 		return nil, v.corrupt(r.Offset, err.Error())
 	}
 	return n, nil
+}
+
+func (v *Volume) decode(n *needle.Needle, buf []byte, r Row) error {
+	err := n.Decode(buf, v.super.version)
+	if err == nil && needle.ParseHeader(buf).Size != r.Size {
+		err = errors.New("size is not that of the index")
+	}
+	return err
 }
 
 func (v *Volume) corrupt(offset int64, reason string) error {
@@ -169,6 +181,9 @@ func (v *Volume) get(r Row, cookie volume.Cookie, now time.Time, readDeleted boo
 // is its own, or else that of the volume; but for SeaweedFS files without one of
 // their own (empty ones, and all of version 1) are not mortal.
 func (v *Volume) Expired(n *needle.Needle, now time.Time) bool {
+	if e := v.alien.expires; e != 0 && now.Unix() > e {
+		return true
+	}
 	ttl := v.life(n)
 	return ttl > 0 && !now.Before(time.Unix(0, int64(n.AppendedAt)).Add(ttl))
 }

@@ -44,6 +44,13 @@ func openVolume(d *dir, base string, id volume.ID, collection string, o *Options
 	if err := v.resumeCompaction(); err != nil {
 		return v, err
 	}
+	if v.Foreign() {
+		if coded, err := isCoded(o.FS, base); err != nil {
+			return v, err
+		} else if coded {
+			return v, v.loadShards()
+		}
+	}
 	if err := v.openFiles(); err != nil {
 		return v, err
 	}
@@ -81,7 +88,6 @@ func (v *Volume) openFiles() error {
 		return err
 	}
 	v.modified = info.Modified
-	var b [SuperBlockSize]byte
 	if info.Size <= SuperBlockSize {
 		if err := v.unmade(nil); err != nil {
 			return err
@@ -90,19 +96,29 @@ func (v *Volume) openFiles() error {
 	if info.Size < SuperBlockSize {
 		return fmt.Errorf("%s%s is shorter than a super block", v.base, extDat)
 	}
-	if _, err := dat.ReadAt(b[:], 0); err != nil {
+	vi, err := readVif(v.opts.FS, v.base)
+	if err != nil {
+		return err
+	}
+	return v.readSuper(vi)
+}
+
+// readSuper reads what .dat and the volume info say of the volume.
+func (v *Volume) readSuper(vi vif) (err error) {
+	var b [SuperBlockSize]byte
+	if _, err := v.dat().ReadAt(b[:], 0); err != nil {
 		return err
 	}
 	if v.super, err = decodeSuperBlock(b[:]); err != nil {
 		return err
 	}
 	v.spec.Placement, v.spec.TTL = v.super.placement, v.super.ttl
-	vi, err := readVif(v.opts.FS, v.base)
-	if err != nil {
-		return err
-	}
 	if vi.placement != nil {
 		v.spec.Placement = *vi.placement
+	}
+	v.alien.wide, v.alien.marked = vi.wide, vi.readOnly
+	if vi.wide && !v.Foreign() {
+		return errors.New("volume info: the index of a volume of ours has 5-byte offsets")
 	}
 	return nil
 }
@@ -111,8 +127,11 @@ func (v *Volume) openFiles() error {
 func (v *Volume) refuseUnknown() error {
 	for ext, reason := range map[string]string{
 		extNote:    "a copy from another server was not finished",
-		extErasure: "is erasure-coded, which this program does not read",
+		extErasure: "a volume of ours was erasure-coded by another program, or is about to be",
 	} {
+		if ext == extErasure && v.Foreign() { // not coded, see isCoded: that was not finished
+			continue
+		}
 		if there, err := vfs.Exists(v.opts.FS, v.base+ext); err != nil || there {
 			return errors.Join(err, fmt.Errorf("%s is there: %s", v.base+ext, reason))
 		}

@@ -196,7 +196,7 @@ func (s *Store) take(d *dir, f found) error {
 func volumeNames(names []string) []string {
 	found := map[string]bool{}
 	for _, name := range names {
-		for _, ext := range []string{extDat, extIdx, extCopy} { // .vif alone may be erasure-coded
+		for _, ext := range []string{extDat, extIdx, extCopy, extErasure} { // .vif alone is no volume
 			if base, ok := strings.CutSuffix(name, ext); ok {
 				found[base] = true
 			}

@@ -39,6 +39,14 @@ func newVif(ttl volume.TTL, now time.Time) []byte {
 // vif is what matters to us of a volume info file.
 type vif struct {
 	placement *volume.Placement // nil: as the super block says
+	wide      bool              // the index has 5-byte offsets
+	readOnly  bool
+	version   int // of the records, where .dat is erasure-coded; 0 if it is not said
+	// What follows is of erasure-coded volumes only.
+	datSize      int64 // 0 if it is not said
+	expires      int64 // seconds since 1970; 0 is never
+	data, parity int   // numbers of shards; 0 if it is not said
+	encoded      int64 // names the run that made the shards; 0 if it is not said
 }
 
 var vifFields = map[string]bool{
@@ -60,13 +68,25 @@ func readVif(fs vfs.FS, base string) (vif, error) {
 	return parseVif(b)
 }
 
+// fieldName makes the two spellings of a name one.
+func fieldName(s string) string { return strings.ToLower(strings.ReplaceAll(s, "_", "")) }
+
+// number reads a number, which may be in quotes; what is none is 0.
+func number(b json.RawMessage) int64 {
+	n, err := strconv.ParseInt(strings.Trim(string(b), `"`), 10, 64)
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
 func parseVif(b []byte) (v vif, err error) {
 	var raw map[string]json.RawMessage
 	if json.Unmarshal(b, &raw) != nil {
 		return vif{}, nil
 	}
 	for name, value := range raw {
-		name = strings.ToLower(strings.ReplaceAll(name, "_", ""))
+		name = fieldName(name)
 		if !vifFields[name] {
 			return vif{}, nil
 		}
@@ -77,17 +97,55 @@ func parseVif(b []byte) (v vif, err error) {
 				err = errors.New("volume info: the data is on a remote tier")
 			}
 		case "bytesoffset":
-			if n, e := strconv.Atoi(strings.Trim(string(value), `"`)); e == nil && n != 0 && n != 4 {
-				err = fmt.Errorf("volume info: the index has %d-byte offsets, made by a SeaweedFS for large disks", n)
+			if n := number(value); n != 0 && n != 4 && n != 5 {
+				err = fmt.Errorf("volume info: the index has %d-byte offsets", n)
+			} else {
+				v.wide = n == 5
 			}
 		case "replication":
-			var s string
-			if json.Unmarshal(value, &s) == nil && s != "" {
-				if p, e := volume.ParsePlacement(s); e == nil {
-					v.placement = &p
-				}
-			}
+			v.placement = parsePlacement(value)
+		case "readonly":
+			v.readOnly = string(value) == "true"
+		case "version":
+			v.version = int(number(value))
+		case "datfilesize":
+			v.datSize = max(number(value), 0)
+		case "expireatsec", "destroytime":
+			v.expires = number(value)
+		case "ecshardconfig":
+			v.parseShards(value)
 		}
 	}
 	return v, err
+}
+
+// parsePlacement reads a placement; nil for none.
+func parsePlacement(b json.RawMessage) *volume.Placement {
+	var s string
+	if json.Unmarshal(b, &s) != nil || s == "" {
+		return nil
+	}
+	p, err := volume.ParsePlacement(s)
+	if err != nil {
+		return nil
+	}
+	return &p
+}
+
+// parseShards reads into how many shards .dat was cut.
+func (v *vif) parseShards(b json.RawMessage) {
+	var raw map[string]json.RawMessage
+	if json.Unmarshal(b, &raw) != nil {
+		return
+	}
+	for name, value := range raw {
+		switch fieldName(name) {
+		case "datashards":
+			v.data = int(number(value))
+		case "parityshards":
+			v.parity = int(number(value))
+		case "encodetsns":
+			v.encoded = number(value)
+		}
+	}
 }

@@ -58,6 +58,7 @@ type Volume struct {
 	limit  int64                 // offsets at which records with data may not start any more
 	failed atomic.Pointer[error]
 	closed atomic.Bool
+	alien  alien
 
 	scratch []pendingRow // of Append
 	needle  needle.Needle
@@ -123,6 +124,12 @@ type counts struct {
 // enter takes a row into an index and its counts.
 func (c *counts) enter(x *index, r indexRow) {
 	old := x.get(r.key)
+	c.add(r, old)
+	x.set(r.key, old.replacedBy(r.offset, r.size))
+}
+
+// add counts a row of a key whose place was old.
+func (c *counts) add(r indexRow, old place) {
 	c.maxKey = max(c.maxKey, r.key)
 	if r.size >= 0 {
 		c.files++
@@ -131,7 +138,6 @@ func (c *counts) enter(x *index, r indexRow) {
 		c.deleted++
 		c.deletedBytes += int64(old.size())
 	}
-	x.set(r.key, old.replacedBy(r.offset, r.size))
 }
 
 // ID names the volume.

@@ -110,8 +110,19 @@ func exists(path string) bool {
 	return !errors.Is(err, fs.ErrNotExist)
 }
 
+// Unpack writes the files of an archive into a directory, below the directories
+// that their names have in it.
+func Unpack(t testing.TB, archive, dir string) {
+	t.Helper()
+	if err := unpackAs(archive, dir, func(name string) string { return name }); err != nil {
+		t.Fatalf("unpack volumes of %s: %v", archive, err)
+	}
+}
+
 // unpack writes the files of an archive into a directory.
-func unpack(archive, dir string) error {
+func unpack(archive, dir string) error { return unpackAs(archive, dir, filepath.Base) }
+
+func unpackAs(archive, dir string, as func(name string) string) error {
 	f, err := os.Open(archive)
 	if err != nil {
 		return err
@@ -129,11 +140,15 @@ func unpack(archive, dir string) error {
 		if err != nil {
 			return err
 		}
-		b, err := io.ReadAll(r)
-		if err != nil {
+		b := make([]byte, h.Size)
+		if _, err := io.ReadFull(r, b); err != nil {
 			return err
 		}
-		if err := os.WriteFile(filepath.Join(dir, filepath.Base(h.Name)), b, 0o644); err != nil {
+		path := filepath.Join(dir, as(h.Name))
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(path, b, 0o644); err != nil {
 			return err
 		}
 	}
