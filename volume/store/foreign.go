@@ -57,7 +57,7 @@ func (v *Volume) loadForeign() error {
 	if err != nil {
 		return err
 	}
-	if v.super.version, err = v.actualVersion(rows, size); err != nil {
+	if v.super.version, err = v.findVersion(rows, size); err != nil {
 		return err
 	}
 	x := newIndex(len(rows))
@@ -285,16 +285,22 @@ func lastRow(rows []indexRow) indexRow {
 // actualVersion is the version in which the records of a file of size bytes
 // were written: SeaweedFS, asked for a new volume of version 1 or 2, writes
 // records of version 3 into it until it is restarted.
-func (v *Volume) actualVersion(rows []indexRow, size int64) (needle.Version, error) {
-	says := v.super.version
-	if says == needle.V3 {
-		return says, nil
+func actualVersion(v needle.Version, rows []indexRow, size int64) needle.Version {
+	if v == needle.V3 || len(rows) == 0 {
+		return v
 	}
-	if len(rows) > 0 {
-		if last := lastRow(rows); last.end(says) != size && last.end(needle.V3) == size {
-			return needle.V3, nil
-		}
-		return says, nil
+	last := lastRow(rows)
+	if last.end(v) != size && last.end(needle.V3) == size {
+		return needle.V3
+	}
+	return v
+}
+
+// findVersion is actualVersion; without rows the records tell.
+func (v *Volume) findVersion(rows []indexRow, size int64) (needle.Version, error) {
+	says := v.super.version
+	if says == needle.V3 || len(rows) > 0 {
+		return actualVersion(says, rows, size), nil
 	}
 	older, err := v.reach(says)
 	if err != nil {

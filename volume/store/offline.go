@@ -154,15 +154,41 @@ func (l lookFS) Lock(string) (io.Closer, error) { return nil, errLookOnly }
 // openLook opens the files of a volume for reading, whosever they are. Without an
 // error closeFiles is to be called.
 func openLook(fs vfs.FS, f Found) (*Volume, error) {
-	v := &Volume{
-		id: f.ID, dir: &dir{}, base: f.Base, log: slog.New(slog.DiscardHandler), newest: map[volume.Key]indexRow{},
-		opts: &Options{FS: look(fs, f), Now: time.Now}, spec: volume.Spec{Collection: f.Collection},
+	v := newLook(fs, f)
+	coded, err := isCoded(v.opts.FS, f.Base)
+	if err == nil && coded {
+		err = errors.New("is erasure-coded: it can be served, and no more")
 	}
-	err := v.openFiles() // with copy 0: for reading only
+	if err == nil {
+		err = v.openFiles() // with copy 0: for reading only
+	}
 	if err == nil {
 		return v, nil
 	}
 	return nil, errors.Join(err, v.closeFiles())
+}
+
+func newLook(fs vfs.FS, f Found) *Volume {
+	return &Volume{
+		id: f.ID, dir: &dir{}, base: f.Base, log: slog.New(slog.DiscardHandler), newest: map[volume.Key]indexRow{},
+		opts: &Options{FS: look(fs, f), Now: time.Now}, spec: volume.Spec{Collection: f.Collection},
+	}
+}
+
+// openForeignLook is openLook, with the index, for volumes in any form.
+func openForeignLook(fs vfs.FS, f Found) (v *Volume, err error) {
+	v = newLook(fs, f)
+	coded, err := isCoded(v.opts.FS, f.Base)
+	switch {
+	case err != nil:
+	case coded:
+		err = v.loadShards()
+	default:
+		if err = v.openFiles(); err == nil {
+			err = v.loadForeign()
+		}
+	}
+	return v, errors.Join(err, v.closeFiles())
 }
 
 // readCopyFile reads the copy file; there is none beside volumes of SeaweedFS.
@@ -189,7 +215,7 @@ func Inspect(fs vfs.FS, f Found) volume.CopyReport {
 	}
 	var v *Volume
 	if err == nil {
-		v, err = openLook(fs, f)
+		v, err = openForeignLook(fs, f)
 	}
 	if err == nil {
 		v.epochs = epochs
@@ -197,7 +223,6 @@ func Inspect(fs vfs.FS, f Found) volume.CopyReport {
 		if n := len(v.epochs); n > 0 {
 			r.Epoch, r.Generation = v.epochs[n-1].Epoch, v.epochs[n-1].Generation
 		}
-		err = errors.Join(v.loadForeign(), v.closeFiles())
 		r.Spec, r.Version = v.spec, int(v.super.version)
 		r.Files, r.Deleted, r.DeletedB, r.MaxKey, r.Committed, _, r.Revision = v.Stats()
 	}

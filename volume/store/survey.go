@@ -75,7 +75,11 @@ func openSurvey(ctx context.Context, fs vfs.FS, f Found, report *findings, progr
 		return nil, err
 	}
 	s.v.copy = s.copy
-	if err := s.readBeside(); err != nil {
+	err = s.readBeside()
+	if err == nil && s.v.alien.wide {
+		err = errors.New("its index has 5-byte offsets: it can be served, and no more")
+	}
+	if err != nil {
 		return nil, errors.Join(err, s.v.closeFiles())
 	}
 	return s, nil
