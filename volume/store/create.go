@@ -264,7 +264,7 @@ func (s *Store) finishDoom(d *dir, base string) error {
 // suffixes are those of all files that belong to a volume, the doom file left
 // out. What follows the base name must be one of them: "7.x_4.dat" is no file
 // of volume 7.
-var suffixes = []string{extDat, extIdx, extVif, extCopy, extCkpt, extImage, extFail, extCommit, extNewDat, extNewIdx, extReady, extNote, ".sdx", ".rdb"}
+var suffixes = []string{extDat, extIdx, extVif, extCopy, extCkpt, extImage, extFail, extCommit, extNewDat, extNewIdx, extReady, extScrub, extNote, ".sdx", ".rdb"}
 
 // filesOf lists the files of the volume at base.
 func filesOf(fs vfs.FS, base string) ([]string, error) {

@@ -38,7 +38,8 @@ const (
 	extCommit  = ".cpc"   // SeaweedFS has decided to commit a compaction
 	extNewDat  = ".cpd"
 	extNewIdx  = ".cpx"
-	extNote    = ".note" // SeaweedFS was copying this volume
+	extNote    = ".note"   // SeaweedFS was copying this volume
+	extScrub   = ".wscrub" // how far the copy was scrubbed
 	extErasure = ".ecx"
 )
 

@@ -60,6 +60,8 @@ type Volume struct {
 	closed atomic.Bool
 	alien  alien
 
+	scrubbed atomic.Pointer[ScrubState] // nil before it is asked for
+
 	scratch []pendingRow // of Append
 	needle  needle.Needle
 	saved   int64  // durable length of the checkpoint on disk
