@@ -166,8 +166,8 @@ func (w *compacting) verify(lost, forward bool) error {
 		}
 		return nil
 	}
-	if err := w.settle(v, lost); err != nil {
-		return err
+	if err := w.settle(v, lost); err != nil || v.Failed() != nil { // one that failed stays as it is
+		return errors.Join(err, s.Close())
 	}
 	_, _, _, _, _, _, revision := v.Stats()
 	c, length, _, ready := v.Prepared()
@@ -221,8 +221,10 @@ func (w *compacting) verify(lost, forward bool) error {
 // settle checks the volume as it is, and that all acknowledged is there.
 func (w *compacting) settle(v *Volume, lost bool) error {
 	v.Publish(v.End())
-	if err := errors.Join(v.Checkpoint(), fullCheck(w.fs, v)); err != nil {
-		return err
+	if v.Failed() == nil {
+		if err := errors.Join(v.Checkpoint(), fullCheck(w.fs, v)); err != nil {
+			return err
+		}
 	}
 	for k, data := range w.files {
 		err := has(v, k, data)
