@@ -216,6 +216,12 @@ func (r *Replica) send(ctx context.Context, p *peer, link Link, received chan er
 // or nil. notice says that p has yet to be told a committed length.
 func (r *Replica) nextMessage(p *peer) (m *Message, notice bool, err error) {
 	r.mu.Lock()
+	if r.peers[p.holder] != p {
+		// Another took its place, as when the lead went and came back: a hello
+		// from here would end the stream of that one, and nobody would notice.
+		r.mu.Unlock()
+		return nil, false, context.Canceled
+	}
 	if epoch := r.core.Epoch(); r.core.Leading() && p.epoch != epoch {
 		defer r.mu.Unlock()
 		stream := rand.Uint64() | 1
