@@ -255,6 +255,16 @@ func (c *Core) Entered(epoch volume.Epoch) {
 	c.settle()
 }
 
+// NotEntered says that EnterEpoch changed nothing, for want of room. It is asked
+// for again if this copy is still to lead.
+func (c *Core) NotEntered(epoch volume.Epoch) {
+	if c.entering.Epoch != epoch || epoch == 0 {
+		return
+	}
+	c.entering = volume.EpochStart{}
+	c.settle()
+}
+
 // entered begins to lead in an epoch that is durable now, if this copy is to
 // lead in it and it was not overtaken meanwhile.
 func (c *Core) entered(epoch volume.Epoch) {

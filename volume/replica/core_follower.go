@@ -88,6 +88,18 @@ func (c *Core) Adopted(streamID uint64, end int64) {
 	c.settle()
 }
 
+// NotAdopted says that the Adopt of stream could not be carried out for want of
+// room, and that the log ends at end, with so much durable: it was cut or not,
+// and has the list of epochs that it had.
+func (c *Core) NotAdopted(streamID uint64, end, durable int64) {
+	if c.plan == nil || c.plan.stream != streamID {
+		return
+	}
+	c.plan = nil
+	c.end, c.durable = end, min(durable, end)
+	c.settle()
+}
+
 // OnBatch decides on a batch: nil means to append its bytes, if it has any, and
 // to call Followed then, whatever else happens meanwhile. Several batches may be
 // accepted before that. An error means that the link is of no more use.

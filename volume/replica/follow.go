@@ -152,7 +152,12 @@ func (r *Replica) attach(f *following, m *Message) (answer *Message, err error) 
 	sum, end, err := r.adopt(plan)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if err != nil {
+	switch {
+	case short(err): // the link ends, and the primary offers the same on the next
+		r.core.NotAdopted(plan.Stream, r.opts.Log.End(), r.opts.Log.Durable())
+		r.effectsLocked()
+		return nil, err
+	case err != nil:
 		r.failLocked(fmt.Errorf("follow: %w", err))
 		return nil, err
 	}

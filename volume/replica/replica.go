@@ -189,22 +189,65 @@ func (r *Replica) enter(e EnterEpoch) {
 	if r.opts.Log.Doubtful() && !r.makeWay() {
 		return
 	}
+	for {
+		err := r.tryEnter(e)
+		if !short(err) {
+			return
+		}
+		r.opts.Logger.Warn("no room to begin an epoch", "volume", r.opts.Volume, "epoch", e.Epoch, "err", err)
+		r.handOver(askAgain)
+		if r.ctx.Err() != nil || r.Entry().Epoch != e.Epoch {
+			r.mu.Lock()
+			r.core.NotEntered(e.Epoch)
+			r.effectsLocked()
+			r.mu.Unlock()
+			return
+		}
+	}
+}
+
+// tryEnter answers an error that is short if nothing has changed.
+func (r *Replica) tryEnter(e EnterEpoch) error {
 	r.logMu.Lock()
 	defer r.logMu.Unlock()
 	durable, err := r.opts.Log.Sync()
 	if err == nil {
 		err = r.opts.Log.AddEpoch(volume.EpochStart{Epoch: e.Epoch, Start: e.Start, Generation: e.Generation})
+		if short(err) {
+			return err
+		}
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if err != nil {
 		r.failLocked(fmt.Errorf("enter epoch %d: %w", e.Epoch, err))
-		return
+		return nil
 	}
 	r.core.Synced(durable)
 	r.core.Entered(e.Epoch)
 	r.effectsLocked()
 	r.opts.Logger.Debug("leads volume", "volume", r.opts.Volume, "epoch", e.Epoch, "start", e.Start)
+	return nil
+}
+
+// short reports whether err says that something could not be written for want of
+// room, or of open files, and that nothing has changed: it is no failure of the
+// log, and may be tried again.
+func short(err error) bool {
+	return errors.Is(err, volume.ErrNoSpace) || errors.Is(err, volume.ErrUnavailable)
+}
+
+// handOver asks for another primary, if there is a copy that could be one, and
+// waits a while.
+func (r *Replica) handOver(wait time.Duration) {
+	if e := r.Entry(); e.Primary == r.opts.Self.Node && len(e.InSync) > 1 {
+		next, err := r.put(volume.Ask{Kind: volume.AskYield, Volume: e.Volume, Epoch: e.Epoch, From: r.opts.Self})
+		r.Learn(next)
+		if err == nil && next.Epoch > e.Epoch {
+			return
+		}
+	}
+	r.pause(wait)
 }
 
 // makeWay keeps a copy that may lack what it acknowledged from leading while
