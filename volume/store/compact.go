@@ -62,7 +62,8 @@ type build struct {
 // check, from another copy: it returns a whole record of that length, or an
 // error, which is volume.ErrCorrupt if no copy has a good one: then the record is
 // carried as it is, as it is without repair. Any other error ends Compact. A
-// record repaired is put right in the old file as well.
+// record repaired is put right in the old file as well. A disk without room is
+// volume.ErrNoSpace and ends nothing but the compaction.
 func (v *Volume) Compact(ctx context.Context, c Compaction, repair func(offset, length int64) ([]byte, error)) (err error) {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
@@ -83,7 +84,7 @@ func (v *Volume) Compact(ctx context.Context, c Compaction, repair func(offset, 
 	}
 	defer func() {
 		if err != nil {
-			err = fmt.Errorf("compact volume %d: %w", v.id, errors.Join(err, v.discard()))
+			err = fmt.Errorf("compact volume %d: %w", v.id, errors.Join(typed(err), v.discard()))
 		}
 	}()
 	pace := &pacer{rate: v.opts.CompactRate}
@@ -341,7 +342,7 @@ func (v *Volume) FinishCompaction(end int64) (length int64, sum uint32, err erro
 	}
 	m, err := v.finish(end)
 	if err != nil {
-		return 0, 0, fmt.Errorf("finish compaction of volume %d: %w", v.id, errors.Join(err, v.removeMark(), v.discard()))
+		return 0, 0, fmt.Errorf("finish compaction of volume %d: %w", v.id, errors.Join(typed(err), v.removeMark(), v.discard()))
 	}
 	v.mu.Lock()
 	v.ready = m

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -169,6 +170,12 @@ func (w *compacting) verify(lost, forward bool) error {
 	if err := w.settle(v, lost); err != nil || v.Failed() != nil { // one that failed stays as it is
 		return errors.Join(err, s.Close())
 	}
+	if v.Failed() != nil { // in an earlier run, and for good: whatever it was in the middle of, it is read
+		if err := w.change(v); !errors.Is(err, volume.ErrReadOnly) {
+			return fmt.Errorf("switch of a copy that failed: %w", err)
+		}
+		return s.Close()
+	}
 	_, _, _, _, _, _, revision := v.Stats()
 	c, length, _, ready := v.Prepared()
 	e := EpochStart{Epoch: w.epoch + 1, Start: length, Generation: w.generation + 1}
@@ -248,22 +255,30 @@ func (w *compacting) settle(v *Volume, lost bool) error {
 // is there afterwards, whole, and what was ready is.
 func TestCompactionFailsAtEachOperation(t *testing.T) {
 	t.Parallel()
-	for _, mode := range []SyncMode{SyncGroup, SyncOS} {
+	for _, c := range []struct {
+		mode SyncMode
+		err  error
+	}{{SyncGroup, faultfs.ErrInjected}, {SyncOS, faultfs.ErrInjected}, {SyncGroup, syscall.ENOSPC}} {
 		for i := 0; ; i++ {
 			fs := newDisk(t, uint64(i))
-			w := &compacting{workload: newWorkload(t, fs, mode)}
-			before := fs.Ops()
-			fs.FailAt(i)
+			w := &compacting{workload: newWorkload(t, fs, c.mode)}
+			at := fs.Ops() + i
+			fs.SetFault(func(op faultfs.Op) error {
+				if op.N == at {
+					return c.err
+				}
+				return nil
+			})
 			err := w.run()
 			fs.SetFault(nil)
-			if fs.Ops()-before <= i {
+			if fs.Ops() <= at {
 				must(t, err)
-				t.Logf("sync %s: %d operations", mode, fs.Ops()-before)
+				t.Logf("sync %s: %d operations", c.mode, i)
 				break
 			}
 			for again := range 2 {
 				if bad := w.verify(false, (i+again)%2 == 0); bad != nil {
-					t.Fatalf("sync %s, operation %d failed (%v); look %d: %v", mode, i, err, again, bad)
+					t.Fatalf("sync %s, operation %d failed (%v); look %d: %v", c.mode, i, err, again, bad)
 				}
 			}
 		}

@@ -330,6 +330,9 @@ func (v *Volume) settleCompaction() error {
 		v.ready = nil
 		return nil
 	}
+	if v.Failed() != nil {
+		return nil // its files stay as they are
+	}
 	if m := v.ready; m != nil {
 		if uint16(m.Generation) == v.super.revision+1 && v.end <= m.end {
 			return nil
