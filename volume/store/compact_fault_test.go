@@ -258,7 +258,7 @@ func TestCompactionFailsAtEachOperation(t *testing.T) {
 	for _, c := range []struct {
 		mode SyncMode
 		err  error
-	}{{SyncGroup, faultfs.ErrInjected}, {SyncOS, faultfs.ErrInjected}, {SyncGroup, syscall.ENOSPC}} {
+	}{{SyncGroup, faultfs.ErrInjected}, {SyncOS, faultfs.ErrInjected}, {SyncGroup, fmt.Errorf("%w: %w", faultfs.ErrInjected, syscall.ENOSPC)}} {
 		for i := 0; ; i++ {
 			fs := newDisk(t, uint64(i))
 			w := &compacting{workload: newWorkload(t, fs, c.mode)}

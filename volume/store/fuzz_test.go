@@ -49,6 +49,27 @@ func FuzzDecodeCheckpoint(f *testing.F) {
 	})
 }
 
+func FuzzDecodeMark(f *testing.F) {
+	m := mark{
+		Compaction: Compaction{Generation: 3, At: 1 << 20, Clock: clock}, end: 5 << 20,
+		ckpt: checkpoint{volume: 7, copy: 70, durable: 2<<20 + 8, committed: 2<<20 + 8, rows: 5, sums: sums{blocks: []uint32{1, 2}, last: 3}},
+	}
+	f.Add(m.encode())
+	f.Add(m.encode()[:60])
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if len(b) >= 4 { // as if it had been written so
+			b = appendSum(bytes.Clone(b[:len(b)-4]), 0)
+		}
+		m, err := decodeMark(b)
+		if err != nil {
+			return
+		}
+		if again, err := decodeMark(m.encode()); err != nil || !reflect.DeepEqual(again, m) {
+			t.Fatalf("%+v, was %+v: %v", again, m, err)
+		}
+	})
+}
+
 func FuzzParseVif(f *testing.F) {
 	f.Add(newVif(volume.TTL{}, options(nil).Now()))
 	f.Add([]byte(`{"bytes_offset":"5","files":[{}],"replication":"011"}`))
