@@ -12,13 +12,14 @@ import (
 type following struct {
 	link    Link
 	ended   chan struct{}
-	partial []byte // the front of a record whose rest has not arrived
+	poke    chan struct{} // buffered: the core has something to say
+	partial []byte        // the front of a record whose rest has not arrived
 }
 
 // Serve is the follower's side of a link that a primary opened. It returns when
 // the link ends, or a newer one takes its place.
 func (r *Replica) Serve(ctx context.Context, link Link) error {
-	f := &following{link: link, ended: make(chan struct{})}
+	f := &following{link: link, ended: make(chan struct{}), poke: make(chan struct{}, 1)}
 	defer link.Close()
 	if err := r.takeOver(ctx, f); err != nil {
 		return err
@@ -55,6 +56,10 @@ func (r *Replica) Serve(ctx context.Context, link Link) error {
 			return ctx.Err()
 		case <-r.ctx.Done():
 			return volume.ErrClosed
+		case <-f.poke:
+			if err := r.speak(f); err != nil {
+				return err
+			}
 		case m, ok := <-in:
 			if !ok {
 				return nil
@@ -116,8 +121,34 @@ func (r *Replica) followed(f *following, m *Message, in <-chan *Message) error {
 			return nil // of an epoch that has passed; the next hello may come by this link
 		}
 		return r.batches(f, m, in)
+	case KindCompact, KindFinishCompaction, KindAbortCompaction:
+		r.mu.Lock()
+		r.core.OnCompaction(*m)
+		r.effectsLocked()
+		r.mu.Unlock()
+		return nil
 	}
 	return fmt.Errorf("%w: a %s from a primary", volume.ErrBadRequest, m.Kind)
+}
+
+// speak says what there is to say about a compaction.
+func (r *Replica) speak(f *following) error {
+	r.mu.Lock()
+	answers := r.core.Answers()
+	r.mu.Unlock()
+	for i := range answers {
+		if err := f.link.Send(&answers[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (f *following) pokeNow() {
+	select {
+	case f.poke <- struct{}{}:
+	default:
+	}
 }
 
 // follows reports whether stream is the one that this copy acknowledges.

@@ -36,6 +36,15 @@ type Log interface {
 	Stats() (files, deleted uint64, deletedBytes int64, maxKey volume.Key, size int64, modified time.Time, revision uint16)
 	Spec() volume.Spec
 	Failed() error
+	// Compact to DropCompaction make new files and put them in place of the old,
+	// see *store.Volume. Compact runs beside all else; the others when the core
+	// asks for them, one at a time.
+	Compact(ctx context.Context, c volume.Compaction, repair func(offset, length int64) ([]byte, error)) error
+	Compacted() int64
+	FinishCompaction(end int64) (length int64, sum uint32, err error)
+	Prepared() (c volume.Compaction, length int64, sum uint32, ok bool)
+	Switch(volume.EpochStart) error
+	DropCompaction() error
 	// Doubtful reports whether what was acknowledged may be missing: the copy
 	// leads only if no other can.
 	Doubtful() bool
@@ -63,6 +72,14 @@ type Options struct {
 	// Confirm asks the primary on node for the committed length of epoch; from
 	// is the copy that asks.
 	Confirm func(ctx context.Context, node volume.NodeID, id volume.ID, epoch volume.Epoch, from volume.Holder) (committed int64, err error)
+	// Repair fetches the record at offset, of length bytes with its padding, from
+	// another copy of entry whose files are of that generation. The record passes
+	// its own check; volume.ErrCorrupt says that no copy has a good one. It may be
+	// nil.
+	Repair func(ctx context.Context, entry volume.Entry, generation uint32, offset, length int64) ([]byte, error)
+	// Compacted is told of the end of every compaction that this copy led; err is
+	// nil when it was decided. It must not block, and may be nil.
+	Compacted func(err error)
 	// Changed says that Report has something new. It must not block.
 	Changed func()
 	// SlowSync is how long an fsync may take before the copy gives its

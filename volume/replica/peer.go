@@ -237,6 +237,10 @@ func (r *Replica) nextMessage(p *peer) (m *Message, notice bool, err error) {
 		r.mu.Unlock()
 		return nil, false, nil
 	}
+	if c, ok := r.core.Control(p.holder); ok {
+		r.mu.Unlock()
+		return &c, false, nil
+	}
 	// Not up to the end of the log: the core takes no acknowledgement of bytes
 	// that it has not heard of yet.
 	stream, from, end, barrier := p.stream, p.next, r.core.end, r.core.BarrierSeq() > p.sentSeq
@@ -300,6 +304,11 @@ func (r *Replica) receive(p *peer, link Link) error {
 				}
 			}
 			r.core.Acked(p.holder, *m)
+			r.effectsLocked()
+			r.mu.Unlock()
+		case KindBuilt, KindReady, KindCompactionFailed:
+			r.mu.Lock()
+			r.core.Answered(p.holder, *m)
 			r.effectsLocked()
 			r.mu.Unlock()
 		default:

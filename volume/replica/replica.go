@@ -45,7 +45,9 @@ type Replica struct {
 	asks     map[askKey]bool // under way
 	ticking  bool
 	follower *following // the stream followed now
-	seen     seen       // by those who were woken last
+
+	compactor compactor
+	seen      seen // by those who were woken last
 
 	barrier      uint64 // under way; 0 for none
 	barrierSince time.Time
@@ -72,13 +74,20 @@ func New(opts Options) *Replica {
 	if opts.Changed == nil {
 		opts.Changed = func() {}
 	}
+	if opts.Compacted == nil {
+		opts.Compacted = func(error) {}
+	}
 	l := opts.Log
 	r := &Replica{opts: opts, peers: map[volume.Holder]*peer{}, asks: map[askKey]bool{}, keys: map[volume.Key]struct{}{}}
 	moved := make(chan struct{})
 	r.moved.Store(&moved)
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	durable, err := l.Sync() // what a killed process left in the page cache counts only after this
-	r.core = NewCore(opts.Self, opts.Volume, CoreState{Epochs: l.Epochs(), End: l.End(), Durable: durable, Committed: l.Committed()})
+	state := CoreState{Epochs: l.Epochs(), End: l.End(), Durable: durable, Committed: l.Committed()}
+	if c, length, sum, ok := l.Prepared(); ok {
+		state.Prepared = &Prepared{Compaction: c, Length: length, Checksum: sum}
+	}
+	r.core = NewCore(opts.Self, opts.Volume, state)
 	r.core.Fail(err)
 	return r
 }
@@ -121,6 +130,7 @@ func (r *Replica) Report() volume.CopyReport {
 		Size: size, Files: files, Deleted: deleted, DeletedB: deletedBytes, MaxKey: maxKey, Modified: modified, Revision: revision,
 		ReadOnly: r.core.Entry().State == volume.StateReadOnly,
 	}
+	rep.Compaction, rep.Compacting = r.compactionShown()
 	if err := r.core.Failure(); err != nil {
 		rep.State, rep.Reason = volume.CopyFailed, err.Error()
 	}
@@ -144,6 +154,8 @@ func (r *Replica) effectsLocked() {
 		case Reattach:
 			r.attachLocked(e.Peer)
 		case Unfollow: // the link stays: the next hello may come by it
+		default:
+			r.compactionLocked(e)
 		}
 	}
 	now := seen{r.core.Entry().Version, r.core.Epoch(), r.core.Writable() == nil, r.core.Failure() != nil}

@@ -12,16 +12,12 @@ import (
 	"weedd/volume/vfs"
 )
 
-// Compaction says what the new files of a volume are made of. Equal values give
-// equal bytes on every copy.
-type Compaction struct {
-	Generation uint32    // of the new files: one more than that of the volume
-	At         int64     // offset, not past Committed; below it only what lives is kept, from it on everything
-	Clock      time.Time // by which what lives is told from what has expired; to the nanosecond
-}
+// Compaction is volume.Compaction. Epoch is kept with new files that are ready,
+// and means nothing here.
+type Compaction = volume.Compaction
 
-func (c Compaction) equal(d Compaction) bool {
-	return c.Generation == d.Generation && c.At == d.At && c.Clock.Equal(d.Clock)
+func equal(a, b Compaction) bool {
+	return a.Epoch == b.Epoch && a.Generation == b.Generation && a.At == b.At && a.Clock.Equal(b.Clock)
 }
 
 const (
@@ -77,7 +73,7 @@ func (v *Volume) Compact(ctx context.Context, c Compaction, repair func(offset, 
 		return fmt.Errorf("compact volume %d: %w", v.id, err)
 	}
 	if ready != nil {
-		if !ready.equal(c) {
+		if !equal(ready.Compaction, c) {
 			return fmt.Errorf("compact volume %d: %w: other new files are ready", v.id, volume.ErrExists)
 		}
 		return nil
@@ -88,7 +84,7 @@ func (v *Volume) Compact(ctx context.Context, c Compaction, repair func(offset, 
 		}
 	}()
 	pace := &pacer{rate: v.opts.CompactRate}
-	if v.build == nil || !v.build.equal(c) {
+	if v.build == nil || !equal(v.build.Compaction, c) {
 		if err := v.begin(c); err != nil {
 			return err
 		}

@@ -46,7 +46,7 @@ func TestCompaction(t *testing.T) {
 	must(t, write(v, append(tombstone(t, v, 4), tombstone(t, v, 99)...)))
 	must(t, v.Flush())
 	must(t, write(v, tombstone(t, v, 5))) // its row is not in .idx yet
-	c := Compaction{Generation: 1, At: v.Committed(), Clock: clock}
+	c := Compaction{Epoch: 5, Generation: 1, At: v.Committed(), Clock: clock}
 	tail := append(record(t, v, 6, []byte("six")), tombstone(t, v, 7)...)
 	must(t, write(v, tail))
 	must(t, v.Append(record(t, v, 8, []byte("pending"))))
@@ -67,7 +67,7 @@ func TestCompaction(t *testing.T) {
 	if again != length || sum2 != sum || err != nil {
 		t.Fatal(again, sum2, err)
 	}
-	if got, l, s, ok := v.Prepared(); !ok || !got.equal(c) || l != length || s != sum {
+	if got, l, s, ok := v.Prepared(); !ok || !equal(got, c) || l != length || s != sum {
 		t.Fatal(got, l, s, ok)
 	}
 	if err := v.Compact(t.Context(), Compaction{Generation: 1, At: 8, Clock: clock}, nil); !errors.Is(err, volume.ErrExists) {

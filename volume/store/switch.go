@@ -18,7 +18,7 @@ import (
 // is removed. Ours is the mark before that, which makes .cpd and .cpx outlive a
 // restart and has the checkpoint of what they become:
 //
-//	8 "weedcomp" | 2 format, 1 | 2 zero | 4 generation | 8 at | 8 clock, ns | 8 end | checkpoint | 4 CRC-32C of all before
+//	8 "weedcomp" | 2 format, 1 | 2 zero | 4 generation | 8 epoch | 8 at | 8 clock, ns | 8 end | checkpoint | 4 CRC-32C of all before
 
 // mark says that new files are ready.
 type mark struct {
@@ -30,13 +30,13 @@ type mark struct {
 const (
 	markMagic  = "weedcomp"
 	markFormat = 1
-	markHeader = 40
+	markHeader = 48
 )
 
 func (m *mark) encode() []byte {
 	b := binary.BigEndian.AppendUint16([]byte(markMagic), markFormat)
 	b = binary.BigEndian.AppendUint32(append(b, 0, 0), m.Generation)
-	for _, n := range []int64{m.At, m.Clock.UnixNano(), m.end} {
+	for _, n := range []int64{int64(m.Epoch), m.At, m.Clock.UnixNano(), m.end} {
 		b = binary.BigEndian.AppendUint64(b, uint64(n))
 	}
 	return appendSum(append(b, m.ckpt.encode()...), 0)
@@ -54,8 +54,8 @@ func decodeMark(b []byte) (*mark, error) {
 		return nil, fmt.Errorf("mark of a compaction: %w", err)
 	}
 	i64 := func(off int) int64 { return int64(binary.BigEndian.Uint64(b[off:])) }
-	c := Compaction{Generation: binary.BigEndian.Uint32(b[12:]), At: i64(16), Clock: time.Unix(0, i64(24))}
-	return &mark{Compaction: c, end: i64(32), ckpt: *ckpt}, nil
+	c := Compaction{Epoch: volume.Epoch(i64(16)), Generation: binary.BigEndian.Uint32(b[12:]), At: i64(24), Clock: time.Unix(0, i64(32))}
+	return &mark{Compaction: c, end: i64(40), ckpt: *ckpt}, nil
 }
 
 // Switch replaces the files by the new ones that are ready. e is the entry of
