@@ -140,6 +140,7 @@ func (d *Daemon) startMaster(client *clusterrpc.Client) {
 	m.client = client
 	m.leader = leader.New(leader.Options{
 		Self: d.dir.node, Log: m.log, Gossip: d.mesh, Probe: probe, Masters: m.viewMasters, Logger: d.log,
+		GarbageThreshold: float64(d.cfg.Master.GarbageThreshold),
 		Placement: placement.Settings{VolumeLimit: int64(d.cfg.Master.VolumeSizeLimit), RepairAfter: d.cfg.Master.RepairAfter,
 			Grow: growth(d.cfg.Master.WritableVolumes)},
 	})
@@ -150,7 +151,7 @@ func (d *Daemon) startMaster(client *clusterrpc.Client) {
 	clusterrpc.Register(d.rpc, service{m})
 	m.api = masterhttp.New(masterhttp.Options{
 		Master: m.master, Group: m, Ready: d.Reasons, Log: d.log, Version: d.opts.Version, Metrics: d.metricsHandler(),
-		DefaultReplication: d.cfg.Master.DefaultReplication, VolumeLimit: int64(d.cfg.Master.VolumeSizeLimit),
+		DefaultReplication: d.cfg.Master.DefaultReplication, GarbageThreshold: float64(d.cfg.Master.GarbageThreshold), VolumeLimit: int64(d.cfg.Master.VolumeSizeLimit),
 		FileLimit: int64(d.cfg.Limits.FileSize), HeldBytes: int64(d.cfg.Limits.HeldBytes), HeldRequests: d.cfg.Limits.HeldRequests,
 	})
 	d.metrics.MustRegister(m.api.Collectors()...)
@@ -378,6 +379,10 @@ func (s service) Grow(ctx context.Context, req placement.GrowRequest) ([]*volume
 func (s service) DeleteCollection(ctx context.Context, name string) (int, error) {
 	n, err := s.leader.DeleteCollection(ctx, name)
 	return n, s.redirect(err)
+}
+
+func (s service) Compact(ctx context.Context, share float64) error {
+	return s.redirect(s.leader.Compact(ctx, share))
 }
 
 func (s service) Beat(ctx context.Context, recv func() (volume.Report, error), send func(volume.Orders) error) error {

@@ -141,6 +141,19 @@ func (c *Client) DeleteCollection(ctx context.Context, name string) (int, error)
 	return n, nil
 }
 
+// Compact has volumes with at least that share of garbage compacted, and returns
+// when that is done. It is not repeated when the outcome is unknown.
+func (c *Client) Compact(ctx context.Context, share float64) error {
+	err := c.toLeader(ctx, 0, onlyUnheard, func(ctx context.Context, conn grpc.ClientConnInterface) error {
+		_, err := rpcwire.Call[nothing](ctx, conn, ServiceName, "Compact", &compactRequest{share})
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("compact volumes: %w", err)
+	}
+	return nil
+}
+
 // View is the leader's view of the cluster.
 func (c *Client) View(ctx context.Context) (cluster.View, error) {
 	var v cluster.View

@@ -34,6 +34,9 @@ type Service interface {
 	Keys(ctx context.Context, count uint64) (catalog.Block, error)
 	Grow(ctx context.Context, req placement.GrowRequest) ([]*volume.Entry, error)
 	DeleteCollection(ctx context.Context, name string) (int, error)
+	// Compact returns when all volumes with at least that share of garbage were
+	// compacted, or tried.
+	Compact(ctx context.Context, share float64) error
 	// Beat serves one heartbeat stream. recv fails once Beat has returned.
 	Beat(ctx context.Context, recv func() (volume.Report, error), send func(volume.Orders) error) error
 	View() (cluster.View, error)
@@ -70,6 +73,9 @@ type (
 	collection struct {
 		Name    string `json:"name,omitempty"`
 		Volumes int    `json:"volumes,omitempty"`
+	}
+	compactRequest struct {
+		Share float64 `json:"share"`
 	}
 	locateRequest struct {
 		Volume volume.ID `json:"volume"`
@@ -138,6 +144,9 @@ func Register(srv *grpc.Server, svc Service) {
 				e, err := s.Entry(ctx, r.Volume)
 				return &e, wire(err)
 			}),
+			rpcwire.Unary(ServiceName, "Compact", func(s Service, ctx context.Context, r *compactRequest) (*nothing, error) {
+				return &nothing{}, wire(s.Compact(ctx, r.Share))
+			}),
 			rpcwire.Unary(ServiceName, "Locate", func(s Service, ctx context.Context, r *locateRequest) (*locateAnswer, error) {
 				e, nodes, err := s.Locate(ctx, r.Volume)
 				return &locateAnswer{e, nodes}, wire(err)
@@ -195,7 +204,7 @@ const (
 // sendOrders sends orders in parts: nothing is concluded from what a message
 // leaves out, so that a part is as good as the whole.
 func sendOrders(send func(*down) error, o volume.Orders) error {
-	if !o.Full && len(o.Entries) == 0 && len(o.Drop) == 0 {
+	if !o.Full && len(o.Entries) == 0 && len(o.Drop) == 0 && len(o.Compact) == 0 {
 		return send(&down{}) // only a sign of life
 	}
 	for first := true; first || len(o.Entries) > 0 || len(o.Drop) > 0; first = false {
@@ -207,6 +216,7 @@ func sendOrders(send func(*down) error, o volume.Orders) error {
 		if err := send(&down{&part}); err != nil {
 			return err
 		}
+		o.Compact = nil // a few, all in the first part
 	}
 	return nil
 }

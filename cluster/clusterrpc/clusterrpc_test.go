@@ -53,6 +53,8 @@ func (m *fakeMaster) notLeader(ctx context.Context) error {
 	return nil
 }
 
+func (m *fakeMaster) Compact(ctx context.Context, _ float64) error { return m.notLeader(ctx) }
+
 func (m *fakeMaster) Ask(ctx context.Context, ask volume.Ask) (volume.Entry, error) {
 	if err := m.notLeader(ctx); err != nil {
 		return volume.Entry{}, err

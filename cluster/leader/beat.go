@@ -24,7 +24,7 @@ func (t *term) beat(ctx context.Context, recv func() (volume.Report, error), sen
 	over := make(chan struct{})
 	defer close(over)
 	reports, broken := read(recv, over)
-	s := &stream{t: t, send: send, dropped: map[dropKey]time.Time{}}
+	s := &stream{t: t, send: send, dropped: map[dropKey]time.Time{}, compact: map[volume.ID]time.Time{}}
 	defer s.end()
 	ticker := time.NewTicker(lifeSign)
 	defer ticker.Stop()
@@ -84,6 +84,7 @@ type stream struct {
 	due     bool             // it is to hear a sign of life
 	looked  time.Time        // when its strays were looked at
 	dropped map[dropKey]time.Time
+	compact map[volume.ID]time.Time // when it was last told to compact a volume
 }
 
 // dropKey names an order to drop; one for a newer epoch is another.
@@ -130,8 +131,9 @@ func (s *stream) push(cat *catalog.Catalog) error {
 		o.Drop = s.drops(cat, now)
 		s.looked, s.news = now, false
 	}
+	o.Compact = s.t.compactions.orders(s.node, now, s.compact)
 	s.sent = cat
-	if !o.Full && !s.due && len(o.Entries) == 0 && len(o.Drop) == 0 {
+	if !o.Full && !s.due && len(o.Entries) == 0 && len(o.Drop) == 0 && len(o.Compact) == 0 {
 		return nil
 	}
 	s.due = false

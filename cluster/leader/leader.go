@@ -56,6 +56,9 @@ type Options struct {
 	// Masters fills in that part of View, and raft's term; nil leaves it empty.
 	Masters   func() (masters []cluster.ViewMaster, term uint64)
 	Placement placement.Settings
+	// GarbageThreshold is the share of a volume's bytes, from 0 to 1, that files
+	// replaced and deleted may take before the volume is compacted; 0 is never.
+	GarbageThreshold float64
 	// Warmup is how long after an election a volume server may take to bring its
 	// heartbeat over before it can count as gone; default 1.5 s.
 	Warmup time.Duration

@@ -53,6 +53,8 @@ type term struct {
 	asked batcher
 	wants wants
 
+	compactions compactions
+
 	// The round loop's own.
 	nextProbe time.Time
 	planning  time.Duration // what the last plan took
@@ -68,13 +70,15 @@ func newTerm(ctx context.Context, opt *Options) *term {
 	now := time.Now()
 	return &term{
 		opt: opt, ctx: ctx, log: opt.Logger, began: now,
-		topo:    topology.New(topology.Settings{Warmup: opt.Warmup}, now),
-		ready:   make(chan struct{}),
-		asked:   batcher{wake: make(chan struct{}, 1)},
-		wants:   wants{wake: make(chan struct{}, 1)},
-		grown:   map[volume.Spec]time.Time{},
-		joined:  map[volume.ID]attempt{},
-		probing: map[volume.NodeID]bool{},
+		topo:   topology.New(topology.Settings{Warmup: opt.Warmup}, now),
+		ready:  make(chan struct{}),
+		asked:  batcher{wake: make(chan struct{}, 1)},
+		wants:  wants{wake: make(chan struct{}, 1)},
+		grown:  map[volume.Spec]time.Time{},
+		joined: map[volume.ID]attempt{},
+
+		compactions: compactions{runs: map[volume.ID]*compaction{}},
+		probing:     map[volume.NodeID]bool{},
 	}
 }
 
@@ -156,6 +160,7 @@ func (t *term) round(cat *catalog.Catalog) {
 			view = t.topo.View(cat, now)
 		}
 	}
+	t.compact(view, now)
 	for _, req := range placement.Growth(view, t.opt.Placement) {
 		if now.Sub(t.grown[req.Spec]) < growPause {
 			continue

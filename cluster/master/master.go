@@ -44,6 +44,7 @@ type Leader interface {
 	Keys(ctx context.Context, count uint64) (catalog.Block, error)
 	Grow(ctx context.Context, req placement.GrowRequest) ([]*volume.Entry, error)
 	DeleteCollection(ctx context.Context, name string) (int, error)
+	Compact(ctx context.Context, share float64) error
 	View(ctx context.Context) (cluster.View, error)
 	// Entry is the leader's word on a volume; volume.ErrNoVolume for none.
 	Entry(ctx context.Context, id volume.ID) (volume.Entry, error)
@@ -227,6 +228,13 @@ func (m *Master) Grow(ctx context.Context, req placement.GrowRequest) ([]*volume
 	ctx, cancel := m.deadline(ctx)
 	defer cancel()
 	return m.opt.Leader.Grow(ctx, req)
+}
+
+// Compact has all volumes compacted in which files replaced and deleted take at
+// least that share of the bytes, and returns when that is done, however long it
+// takes.
+func (m *Master) Compact(ctx context.Context, share float64) error {
+	return m.opt.Leader.Compact(ctx, share)
 }
 
 // DeleteCollection deletes all volumes of a collection for ever and returns how

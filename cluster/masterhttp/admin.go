@@ -3,6 +3,7 @@ package masterhttp
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"net/http"
 	"slices"
 	"strconv"
@@ -47,6 +48,24 @@ func (a *API) grow(w *answer, r *http.Request) error {
 	}
 	wire.JSON(w, r, http.StatusOK, out)
 	return nil
+}
+
+// vacuum has volumes compacted and answers as /dir/status when that is done.
+func (a *API) vacuum(w *answer, r *http.Request) error {
+	q, err := params(w, r)
+	if err != nil {
+		return err
+	}
+	share := a.opts.GarbageThreshold
+	if s := q.Get("garbageThreshold"); s != "" {
+		if share, err = strconv.ParseFloat(s, 64); err != nil || math.IsNaN(share) {
+			return fmt.Errorf("%w: garbageThreshold %s is not a valid float number", volume.ErrBadSpec, clip(s))
+		}
+	}
+	if err := a.opts.Master.Compact(r.Context(), share); err != nil {
+		return err
+	}
+	return a.dirStatus(w, r)
 }
 
 func (a *API) deleteCollection(w *answer, r *http.Request) error {

@@ -39,6 +39,7 @@ type Master interface {
 	Lookup(ctx context.Context, id volume.ID, collection string) ([]volume.Node, error)
 	Grow(ctx context.Context, req placement.GrowRequest) ([]*volume.Entry, error)
 	DeleteCollection(ctx context.Context, name string) (int, error)
+	Compact(ctx context.Context, share float64) error
 	View(ctx context.Context) (cluster.View, error)
 }
 
@@ -62,6 +63,7 @@ type Options struct {
 	Metrics http.Handler // serves /metrics; nil for none
 
 	DefaultReplication volume.Placement
+	GarbageThreshold   float64       // of /vol/vacuum without a parameter; 0 is 0.3
 	VolumeLimit        int64         // bytes of a full volume, for what /collection/info tells; 0 is 30 GiB
 	FileLimit          int64         // bytes of one file; 0 is 256 MiB
 	HeldBytes          int64         // bytes of all bodies of /submit in memory at once; 0 is 256 MiB
@@ -96,6 +98,9 @@ func New(o Options) *API {
 	}
 	if o.Stall == 0 {
 		o.Stall = time.Minute
+	}
+	if o.GarbageThreshold == 0 {
+		o.GarbageThreshold = 0.3
 	}
 	if o.VolumeLimit == 0 {
 		o.VolumeLimit = 30 << 30
@@ -155,6 +160,7 @@ func (a *API) route() {
 	a.handle("/dir/lookup", a.lookup, any)
 	a.handle("/dir/status", a.dirStatus, read)
 	a.handle("/vol/grow", a.grow, []string{"GET", "POST", "PUT"})
+	a.handle("/vol/vacuum", a.vacuum, []string{"GET", "POST", "PUT"})
 	a.handle("/vol/status", a.volStatus, read)
 	a.handle("/col/delete", a.deleteCollection, []string{"GET", "POST", "PUT", "DELETE"})
 	a.handle("/collection/info", a.collectionInfo, read)

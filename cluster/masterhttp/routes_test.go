@@ -59,6 +59,8 @@ func (f *fake) Grow(_ context.Context, req placement.GrowRequest) ([]*volume.Ent
 	return out, nil
 }
 
+func (f *fake) Compact(context.Context, float64) error { return nil }
+
 func (f *fake) DeleteCollection(_ context.Context, name string) (int, error) {
 	if name != "pics" {
 		return 0, volume.ErrNotFound

@@ -32,7 +32,6 @@ var reasons = map[string]string{
 	"grow-count":               "volumes lists the new ids; count is as it was",
 	"writable-volume-count":    "writableVolumeCount is checked and without effect: how many is up to the leader",
 	"cut-down":                 "no deviation: the record shows one volume server of three",
-	"no-vacuum":                "there is no /vol/vacuum: volumes are compacted by the cluster itself",
 	"no-grpc-port":             "SeaweedFS's gRPC services are not served, and no port is named for them",
 	"readyz":                   "says why not, in JSON",
 	"double-slash":             "404 and no redirect",
@@ -89,7 +88,6 @@ var deviations = map[string]replay.Deviation{
 
 	"master-volumes/a collection name with dots climbs out of the data directory": refused("collection-name", 406),
 	"master-volumes/and is deleted by that name":                                  refused("collection-name", 400),
-	"master-volumes/error: vacuum with a bad threshold":                           because("no-vacuum", absent),
 
 	"master-cluster/readyz":                        ready,
 	"master-cluster/readyz (follower)":             ready,

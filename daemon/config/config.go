@@ -76,6 +76,7 @@ type Master struct {
 	DefaultReplication volume.Placement `mapstructure:"default_replication"` // for requests that name none
 	WritableVolumes    int              `mapstructure:"writable_volumes"`    // open volumes kept ready for each kind in use
 	RepairAfter        time.Duration    `mapstructure:"repair_after"`        // a copy away for so long is replaced
+	GarbageThreshold   Share            `mapstructure:"garbage_threshold"`   // of a volume's bytes, before it is compacted; 0 is never
 }
 
 // Volume is the volume role.
@@ -128,6 +129,8 @@ func Default() Config {
 			VolumeSizeLimit: 30 * GB,
 			WritableVolumes: 6,
 			RepairAfter:     10 * time.Minute,
+
+			GarbageThreshold: 0.3,
 		},
 		Volume: Volume{
 			HTTP:     Listen{Port: DefaultVolumePort},
@@ -231,6 +234,11 @@ func (d Disk) String() string {
 	}
 	return strings.Join(s, ":")
 }
+
+// Share is a part of a whole, from 0 to 1.
+type Share float64
+
+func (s Share) String() string { return strconv.FormatFloat(float64(s), 'g', -1, 64) }
 
 // Size is a number of bytes. As text it has a unit: "30GB" (powers of 1000) or
 // "512MiB" (powers of 1024).

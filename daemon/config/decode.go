@@ -31,6 +31,14 @@ func (k key) decode(v any) (any, error) {
 		return nil, fmt.Errorf("%s; write true or false", show(v))
 	case *int:
 		return k.decodeInt(v)
+	case *Share:
+		switch n := v.(type) {
+		case int64:
+			return Share(n), nil
+		case float64:
+			return Share(n), nil
+		}
+		return nil, fmt.Errorf("%s is no number; write one without quotes, as in %s", show(v), k.example())
 	case *Listen:
 		if n, ok := v.(int64); ok {
 			v = strconv.FormatInt(n, 10)
@@ -153,6 +161,12 @@ func (k key) decodeText(s string) (any, error) {
 			return nil, fmt.Errorf("%q is no whole number", clip(s))
 		}
 		return k.decodeInt(n)
+	case *Share:
+		n, err := strconv.ParseFloat(s, 64)
+		if err != nil {
+			return nil, fmt.Errorf("%q is no number", clip(s))
+		}
+		return Share(n), nil
 	case *[]string, *cluster.Role:
 		return k.decodeWords(splitList(s))
 	case *[]Disk:

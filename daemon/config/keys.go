@@ -89,6 +89,8 @@ var keys = []key{
 		doc: "Volumes kept ready for new files, for each collection, replication and disk type in use."},
 	{name: "master.repair_after", min: int64(time.Second), max: int64(30 * 24 * time.Hour), field: func(c *Config) any { return &c.Master.RepairAfter },
 		doc: "A copy that stays away for so long is made anew elsewhere. A restart should be shorter."},
+	{name: "master.garbage_threshold", field: func(c *Config) any { return &c.Master.GarbageThreshold },
+		doc: "A volume is compacted when replaced and deleted files take this share of its bytes; 0 is never.\nThe same on every master."},
 
 	{name: "volume.http", field: func(c *Config) any { return &c.Volume.HTTP },
 		doc: "Port of the public API, or \"address:port\" to bind one address only."},

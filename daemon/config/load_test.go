@@ -116,14 +116,15 @@ func TestBadConfigurationsAreRefusedWithEveryComplaint(t *testing.T) {
 			},
 		},
 		"values out of range": {
-			text: twoRoles + "[master]\nvolume_size_limit = \"64GiB\"\nexpect = 2\nrepair_after = \"1ns\"\nwritable_volumes = 0\n[volume]\n[internal]\nport = 65536\n[gossip]\nport = 0\n",
+			text: twoRoles + "[master]\nvolume_size_limit = \"64GiB\"\nexpect = 2\nrepair_after = \"1ns\"\nwritable_volumes = 0\ngarbage_threshold = 1.5\n[volume]\n[internal]\nport = 65536\n[gossip]\nport = 0\n",
 			want: []string{
 				"weedd.toml:4: master.volume_size_limit: 64GiB makes no sense here; it may be from 1MiB to 32767MiB",
 				"weedd.toml:5: master.expect: 2 masters bear no more failures than 1; write an odd number",
 				"weedd.toml:6: master.repair_after: 1ns makes no sense here; it may be from 1s to 720h",
 				"weedd.toml:7: master.writable_volumes: 0 makes no sense here; it may be from 1 to 1000",
-				"weedd.toml:10: internal.port: 65536 is no port; ports are numbers from 1 to 65535",
-				"weedd.toml:12: gossip.port: 0 would be any free port, and nobody could find the node; write a number from 1 to 65535",
+				"weedd.toml:8: master.garbage_threshold: 1.5 makes no sense here; it may be from 0 to 1",
+				"weedd.toml:11: internal.port: 65536 is no port; ports are numbers from 1 to 65535",
+				"weedd.toml:13: gossip.port: 0 would be any free port, and nobody could find the node; write a number from 1 to 65535",
 			},
 		},
 		"a word that is none of the choices": {
@@ -364,7 +365,8 @@ func TestTheEnvironmentOverridesEveryKey(t *testing.T) {
 		"pki.ca": {"/etc/weedd/ca.pem", "/etc/weedd/ca.pem"}, "pki.cert": {"/etc/weedd/node.pem", "/etc/weedd/node.pem"}, "pki.key": {"/etc/weedd/node.key", "/etc/weedd/node.key"},
 		"master.http": {"127.0.0.1:19333", Listen{"127.0.0.1", 19333}}, "master.expect": {"5", 5}, "master.volume_size_limit": {"1.5GiB", GiB + GiB/2},
 		"master.default_replication": {"011", volume.Placement(11)}, "master.writable_volumes": {"9", 9}, "master.repair_after": {"90s", 90 * time.Second},
-		"volume.http": {"18080", Listen{"", 18080}}, "volume.public_url": {"a.example:80", "a.example:80"}, "volume.read_mode": {"local", "local"}, "volume.sync": {"os", "os"},
+		"master.garbage_threshold": {"0.5", Share(0.5)},
+		"volume.http":              {"18080", Listen{"", 18080}}, "volume.public_url": {"a.example:80", "a.example:80"}, "volume.read_mode": {"local", "local"}, "volume.sync": {"os", "os"},
 		"volume.disks":     {"/a,/b:ssd,/c:hdd:7", []Disk{{Path: "/a"}, {Path: "/b", Type: "ssd"}, {Path: "/c", Max: 7}}},
 		"limits.file_size": {"1MiB", MiB}, "limits.in_flight": {"0B", Size(0)}, "limits.held_bytes": {"1GB", GB}, "limits.held_requests": {"7", 7},
 		"limits.hold": {"3s", 3 * time.Second}, "limits.stop": {"4s", 4 * time.Second},

@@ -288,6 +288,12 @@ func literal(n *unstable.Node) any {
 			return i
 		}
 		return badValue(clip(text))
+	case unstable.Float:
+		text := strings.ReplaceAll(string(n.Data), "_", "")
+		if f, err := strconv.ParseFloat(text, 64); err == nil {
+			return f
+		}
+		return badValue(clip(text))
 	case unstable.Array:
 		list := []any{}
 		for it := n.Children(); it.Next(); {
@@ -299,7 +305,7 @@ func literal(n *unstable.Node) any {
 	case unstable.InlineTable:
 		return badValue("a table")
 	}
-	return badValue(clip(string(n.Data))) // floats and dates: no key takes them
+	return badValue(clip(string(n.Data))) // dates: no key takes them
 }
 
 func isSection(name string) bool { return slices.Contains(sectionNames(), name) }
@@ -317,6 +323,7 @@ var seaweedNames = map[string]string{
 	"ip": "address", "mdir": "data", "dir": disksKey, "peers": "gossip.join", "mserver": "gossip.join", "master": "gossip.join",
 	"publicurl": "volume.public_url", "port": "master.http or volume.http", "volumesizelimitmb": "master.volume_size_limit",
 	"filesizelimitmb": "limits.file_size", "readmode": "volume.read_mode", "defaultreplication": "master.default_replication",
+	"garbagethreshold": "master.garbage_threshold",
 }
 
 // hintForKey guesses what an unknown key was meant to be: the same word in

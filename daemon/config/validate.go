@@ -75,6 +75,10 @@ func (c *check) values() {
 			}
 		case int:
 			c.between(k, int64(v), func(n int64) string { return fmt.Sprint(n) })
+		case Share:
+			if !(v >= 0 && v <= 1) { // also what is no number
+				c.complain(k.name, "%s makes no sense here; it may be from 0 to 1", v)
+			}
 		case Size:
 			c.between(k, int64(v), func(n int64) string { return Size(n).String() })
 		case time.Duration:

@@ -114,6 +114,8 @@ func literalOf(v any) string {
 		return strconv.FormatBool(v)
 	case int:
 		return strconv.Itoa(v)
+	case Share:
+		return v.String()
 	case time.Duration:
 		return quote(duration(v))
 	case Listen:

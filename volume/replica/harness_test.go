@@ -33,11 +33,13 @@ type cluster struct {
 	sent    atomic.Int64 // bytes of records between copies
 	batches atomic.Int64
 
-	mu      sync.Mutex
-	entry   volume.Entry
-	nodes   map[volume.NodeID]*node
-	asked   []volume.AskKind
-	changed chan struct{} // closed and replaced when entry changed
+	mu    sync.Mutex
+	entry volume.Entry
+	nodes map[volume.NodeID]*node
+	asked []volume.AskKind
+
+	holdCompact chan struct{} // answers to AskCompact wait until it is closed
+	changed     chan struct{} // closed and replaced when entry changed
 }
 
 type node struct {
@@ -290,6 +292,11 @@ func (c *cluster) ask(_ context.Context, a volume.Ask) (volume.Entry, error) {
 		e.InSync, e.Joining = without(e.InSync, a.Copies...), append(e.Joining, a.Copies...)
 	case volume.AskAdd:
 		e.InSync, e.Joining = append(e.InSync, a.Copies...), without(e.Joining, a.Copies...)
+	case volume.AskCompact:
+		e.Generation, e.Compacted = a.Generation, e.Epoch+1
+		if c.holdCompact != nil {
+			<-c.holdCompact
+		}
 	case volume.AskYield:
 		i := slices.IndexFunc(e.InSync, func(h volume.Holder) bool { return h != a.From && c.at(h.Node) != nil })
 		if i < 0 {

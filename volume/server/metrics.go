@@ -12,10 +12,13 @@ type metrics struct {
 	corrupt  prometheus.Counter
 	forwards prometheus.Counter
 	epochs   prometheus.Counter
-	copies   *prometheus.Desc
-	bytes    *prometheus.Desc
-	disk     *prometheus.Desc
-	aside    *prometheus.Desc
+
+	compactions, compactionsFailed prometheus.Counter
+
+	copies *prometheus.Desc
+	bytes  *prometheus.Desc
+	disk   *prometheus.Desc
+	aside  *prometheus.Desc
 }
 
 func newMetrics(s *Server) *metrics {
@@ -26,15 +29,26 @@ func newMetrics(s *Server) *metrics {
 		return prometheus.NewDesc("weedd_volume_"+name, help, labels, nil)
 	}
 	return &metrics{
-		server:   s,
-		corrupt:  counter("corrupt_reads_total", "Reads that met bytes whose checksum was wrong."),
-		forwards: counter("forwards_total", "Writes and deletes passed on to the primary on another node."),
-		epochs:   counter("epoch_changes_total", "New epochs made durable by copies of this node."),
-		copies:   desc("copies", "Copies on this node, by what they do.", "role"),
-		bytes:    desc("bytes", "Bytes of all .dat files served."),
-		disk:     desc("disk_bytes", "Size and free bytes of the file systems of the directories.", "dir", "kind"),
-		aside:    desc("aside", "Volumes on disk that are not served, or only read."),
+		server:            s,
+		corrupt:           counter("corrupt_reads_total", "Reads that met bytes whose checksum was wrong."),
+		forwards:          counter("forwards_total", "Writes and deletes passed on to the primary on another node."),
+		epochs:            counter("epoch_changes_total", "New epochs made durable by copies of this node."),
+		compactions:       counter("compactions_total", "Volumes compacted while a copy of this node led them."),
+		compactionsFailed: counter("compactions_failed_total", "Compactions that came to nothing while a copy of this node led."),
+		copies:            desc("copies", "Copies on this node, by what they do.", "role"),
+		bytes:             desc("bytes", "Bytes of all .dat files served."),
+		disk:              desc("disk_bytes", "Size and free bytes of the file systems of the directories.", "dir", "kind"),
+		aside:             desc("aside", "Volumes on disk that are not served, or only read."),
 	}
+}
+
+// compacted counts what became of a compaction.
+func (m *metrics) compacted(err error) {
+	if err != nil {
+		m.compactionsFailed.Inc()
+		return
+	}
+	m.compactions.Inc()
 }
 
 // Collectors is what the process registers with Prometheus.
@@ -42,7 +56,7 @@ func (s *Server) Collectors() []prometheus.Collector { return []prometheus.Colle
 
 // Describe implements prometheus.Collector.
 func (m *metrics) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{m.corrupt.Desc(), m.forwards.Desc(), m.epochs.Desc(), m.copies, m.bytes, m.disk, m.aside} {
+	for _, d := range []*prometheus.Desc{m.corrupt.Desc(), m.forwards.Desc(), m.epochs.Desc(), m.compactions.Desc(), m.compactionsFailed.Desc(), m.copies, m.bytes, m.disk, m.aside} {
 		out <- d
 	}
 }
@@ -55,6 +69,8 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 	out <- m.corrupt
 	out <- m.forwards
 	out <- m.epochs
+	out <- m.compactions
+	out <- m.compactionsFailed
 	roles, size := map[string]int{"leading": 0, "following": 0, "failed": 0, "lost": 0}, int64(0)
 	for _, c := range m.server.reports() {
 		size += c.Size

@@ -23,6 +23,13 @@ func (s *Server) obey(o volume.Orders) {
 		s.obeyEntryLocked(e)
 		s.keepMu.Unlock()
 	}
+	for _, c := range o.Compact {
+		if r := s.copy(c.Volume); r != nil {
+			if err := r.Compact(c); err != nil {
+				s.log.Info("volume is not compacted now", "volume", c.Volume, "epoch", c.Epoch, "err", err)
+			}
+		}
+	}
 	if len(o.Drop) > 0 {
 		s.mu.Lock()
 		for _, d := range o.Drop {

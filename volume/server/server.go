@@ -67,6 +67,8 @@ type Remote interface {
 	Delete(ctx context.Context, node volume.Node, id volume.FileID) (size int64, err error)
 	Confirm(ctx context.Context, node volume.Node, id volume.ID, epoch volume.Epoch, from volume.Holder) (committed int64, err error)
 	Verify(ctx context.Context, node volume.Node, id volume.ID, copy volume.CopyID, at int64) (Verification, error)
+	// Fetch reads one whole record of a copy, see FetchHere.
+	Fetch(ctx context.Context, node volume.Node, id volume.ID, p Piece) ([]byte, error)
 	Dial(ctx context.Context, node volume.Node) (replica.Link, error)
 }
 
@@ -181,8 +183,10 @@ func (s *Server) open(v *store.Volume) *replica.Replica {
 			}
 			return s.opts.Remote.Confirm(ctx, n, id, epoch, from)
 		},
-		Changed:  func() { s.touch(id) },
-		SlowSync: s.opts.SlowSync, Logger: s.log, Now: s.opts.Now,
+		Repair:    s.fetch,
+		Compacted: s.metrics.compacted,
+		Changed:   func() { s.touch(id) },
+		SlowSync:  s.opts.SlowSync, Logger: s.log, Now: s.opts.Now,
 	})
 }
 

@@ -123,6 +123,31 @@ func (c *Client) Verify(ctx context.Context, node volume.Node, id volume.ID, cop
 	return *v, nil
 }
 
+// Fetch reads one record of a copy on node; see server.Server.FetchHere.
+func (c *Client) Fetch(ctx context.Context, node volume.Node, id volume.ID, p server.Piece) ([]byte, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := open[fetchRequest, writeFrame](ctx, c, node, "Fetch", useControl)
+	if err != nil {
+		return nil, err
+	}
+	if err := stream.Send(&fetchRequest{Volume: id, Piece: p}); err != nil && !errors.Is(err, io.EOF) {
+		return nil, rpcwire.Error(err)
+	}
+	b := make([]byte, 0, p.Length)
+	for int64(len(b)) < p.Length {
+		f, err := stream.Recv()
+		if err == nil && (len(f.Data) == 0 || int64(len(b)+len(f.Data)) > p.Length) {
+			err = fmt.Errorf("%w: a frame of %d bytes after %d of %d", volume.ErrBadRequest, len(f.Data), len(b), p.Length)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("fetch from volume %d at node %s: %w", id, node.ID, rpcwire.Error(err))
+		}
+		b = append(b, f.Data...)
+	}
+	return b, nil
+}
+
 // Dial opens a stream to the copy on node. ctx bounds only the opening.
 func (c *Client) Dial(ctx context.Context, node volume.Node) (replica.Link, error) {
 	life, cancel := context.WithCancel(context.WithoutCancel(ctx))

@@ -31,6 +31,8 @@ type Node interface {
 	ConfirmHere(ctx context.Context, id volume.ID, epoch volume.Epoch, from volume.Holder) (committed int64, err error)
 	// VerifyHere says how far the copy of this node is.
 	VerifyHere(ctx context.Context, id volume.ID, copy volume.CopyID, at int64) (server.Verification, error)
+	// FetchHere reads one whole record of a copy of this node.
+	FetchHere(id volume.ID, p server.Piece) ([]byte, error)
 }
 
 // Limits bound what others may make this node hold. Zero values mean what the
@@ -58,6 +60,7 @@ func Register(r grpc.ServiceRegistrar, n Node, l Limits) {
 			rpcwire.Stream("Replicate", (*nodeService).replicate),
 			rpcwire.Stream("Write", (*nodeService).write),
 			rpcwire.Stream("Verify", (*nodeService).verify),
+			rpcwire.Stream("Fetch", (*nodeService).fetch),
 		},
 	}, s)
 }
@@ -94,6 +97,32 @@ func (s *nodeService) verify(stream grpc.BidiStreamingServer[verifyRequest, serv
 		return err
 	}
 	return stream.Send(&v)
+}
+
+// fetch sends a record in frames. What it holds of it counts as a write's bytes.
+func (s *nodeService) fetch(stream grpc.BidiStreamingServer[fetchRequest, writeFrame]) error {
+	if err := alive(stream); err != nil {
+		return err
+	}
+	req, err := stream.Recv()
+	if err != nil {
+		return err
+	}
+	if req.Piece.Length < 0 || req.Piece.Length > s.file+recordMost {
+		return fmt.Errorf("%w: a record of %d bytes", volume.ErrTooLarge, req.Piece.Length)
+	}
+	held := min(req.Piece.Length, s.file)
+	if err := s.room.Acquire(stream.Context(), held); err != nil {
+		return fmt.Errorf("%w: no room for %d bytes", volume.ErrBusy, held)
+	}
+	defer s.room.Release(held)
+	b, err := s.node.FetchHere(req.Volume, req.Piece)
+	for err == nil && len(b) > 0 {
+		n := min(len(b), maxFrame)
+		err = stream.Send(&writeFrame{Data: b[:n]})
+		b = b[n:]
+	}
+	return err
 }
 
 func (s *nodeService) write(stream grpc.BidiStreamingServer[writeFrame, writeAnswer]) error {

@@ -54,6 +54,13 @@ func (f fakeNode) VerifyHere(_ context.Context, id volume.ID, copy volume.CopyID
 	return server.Verification{Epoch: 3, Committed: 99, At: at, Checksum: 7}, nil
 }
 
+func (f fakeNode) FetchHere(_ volume.ID, p server.Piece) ([]byte, error) {
+	if p.Copy == 0 {
+		return nil, volume.ErrCorrupt
+	}
+	return bytes.Repeat([]byte{byte(p.Generation)}, int(p.Length)), nil
+}
+
 func (f fakeNode) Follow(ctx context.Context, id volume.ID, link replica.Link) error {
 	return f.follow(ctx, id, link)
 }
@@ -154,6 +161,23 @@ func TestQuestionsAreAnswered(t *testing.T) {
 	want := server.Verification{Epoch: 3, Committed: 99, At: 50, Checksum: 7}
 	if v, err := c.Verify(ctx, peer, 1, 2, 50); err != nil || v != want {
 		t.Errorf("verify: %+v, %v", v, err)
+	}
+}
+
+func TestARecordIsFetchedWhole(t *testing.T) {
+	t.Parallel()
+	c, _ := dial(t, fakeNode{}, Limits{File: 4 * maxFrame}, 0)
+	for _, n := range []int64{1, maxFrame, 3*maxFrame + 5} {
+		b, err := c.Fetch(t.Context(), peer, 1, server.Piece{Copy: 2, Generation: 9, Length: n})
+		if err != nil || int64(len(b)) != n || b[n-1] != 9 {
+			t.Errorf("%d of %d bytes: %v", len(b), n, err)
+		}
+	}
+	if _, err := c.Fetch(t.Context(), peer, 1, server.Piece{Length: 40}); !errors.Is(err, volume.ErrCorrupt) {
+		t.Errorf("a damaged record: %v", err)
+	}
+	if _, err := c.Fetch(t.Context(), peer, 1, server.Piece{Copy: 2, Length: 5 * maxFrame}); !errors.Is(err, volume.ErrTooLarge) {
+		t.Errorf("a record over the limit: %v", err)
 	}
 }
 

@@ -1,9 +1,9 @@
 // Package volumerpc is how the volume roles of different daemons talk: a gRPC
 // service over server.Server, and a Client of it.
 //
-// There are four methods. Replicate is the stream between two copies of one
+// There are five methods. Replicate is the stream between two copies of one
 // volume, opened by the primary. Write passes a write or delete on to the
-// primary. Confirm and Verify ask a copy what it has.
+// primary. Confirm and Verify ask a copy what it has, Fetch reads a record of it.
 //
 // Every call has a deadline for the first sign of life, because a process in
 // trouble keeps its sockets open: a server sends its headers before it does
@@ -19,6 +19,7 @@ import (
 
 	"weedd/volume"
 	"weedd/volume/needle"
+	"weedd/volume/server"
 )
 
 // service is the name of the gRPC service.
@@ -118,6 +119,15 @@ type confirmRequest struct {
 type confirmAnswer struct {
 	Committed int64 `json:"committed"`
 }
+
+// fetchRequest asks a copy for one record.
+type fetchRequest struct {
+	Volume volume.ID    `json:"volume"`
+	Piece  server.Piece `json:"piece"`
+}
+
+// recordMost is what a record may have beside its data: header, name, pairs.
+const recordMost = 128 << 10
 
 // verifyRequest asks a copy for the checksum of its bytes below At.
 type verifyRequest struct {

@@ -233,6 +233,9 @@ func (c *Cluster) Make(spec volume.Spec, nodes ...volume.NodeID) volume.ID {
 	return c.makeLocked(spec, [][]volume.NodeID{nodes})[0].Volume
 }
 
+// Compact is that of master.Leader: there is no garbage here.
+func (c *Cluster) Compact(ctx context.Context, _ float64) error { return c.leader(ctx) }
+
 // DeleteCollection is that of master.Leader.
 func (c *Cluster) DeleteCollection(ctx context.Context, name string) (int, error) {
 	if err := c.leader(ctx); err != nil {
