@@ -4,6 +4,7 @@ GO          ?= go
 VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 CONFIG      ?= configs/one-node.toml
 FUZZTIME    ?= 30s
+FUZZERS     ?= 2
 CHAOSTIME   ?= 60s
 STATICCHECK  = honnef.co/go/tools/cmd/staticcheck@v0.7.0
 
@@ -48,13 +49,12 @@ chaos: ## random faults in a cluster of three under load, for CHAOSTIME (60s)
 bench: build ## measure against a bare HTTP server, in turns
 	$(GO) run ./volume/volumehttp/benchhttp -weedd ./weedd
 
-fuzz: ## fuzz every target for FUZZTIME (30s)
-	@set -e; for package in $$($(GO) list ./...); do \
-		for target in $$($(GO) test -list '^Fuzz' $$package | grep '^Fuzz' || true); do \
-			echo "$$package $$target"; \
-			$(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$package; \
-		done; \
-	done
+fuzz: ## fuzz every target for FUZZTIME (30s), FUZZERS (2) at once
+	@for package in $$($(GO) list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}' ./...); do \
+		$(GO) test -list '^Fuzz' $$package | grep '^Fuzz' | sed "s|^|$$package |"; \
+	done | xargs -P $(FUZZERS) -L 1 sh -c 'log=$$(mktemp) && trap "rm -f $$log" EXIT; \
+		if $(GO) test -run "^$$" -fuzz "^$$1$$" -fuzztime $(FUZZTIME) -parallel 1 $$0 >$$log 2>&1; \
+		then echo "ok $$0 $$1: $$(grep -c . $$log) lines"; else echo "FAILED $$0 $$1"; cat $$log; exit 1; fi'
 
 clean: ## remove what was built; ./data is left alone
 	rm -rf weedd dist

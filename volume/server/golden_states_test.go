@@ -149,9 +149,10 @@ func (s goldenState) test(t *testing.T, from string, content map[string]string) 
 		if got.status != want || want == http.StatusOK && hex.EncodeToString(sum[:]) != content[fid] {
 			t.Errorf("%s: GET /%s: %d, %d bytes, want %d (SeaweedFS: %d); set aside: %v", s.What, fid, got.status, len(got.body), want, s.Gets[fid], n.store.Aside())
 		}
-		id.Cookie ^= 0x10000
-		if got := n.do(http.MethodGet, "/"+id.String(), "", nil); got.status == http.StatusOK {
-			t.Errorf("GET /%s, with another cookie: %d", id, got.status)
+		if id.Cookie ^= 0x10000; len(got.body) < 1<<20 {
+			if got := n.do(http.MethodGet, "/"+id.String(), "", nil); got.status == http.StatusOK {
+				t.Errorf("GET /%s, with another cookie: %d", id, got.status)
+			}
 		}
 	}
 	s.wantShown(t, n, found)
@@ -174,17 +175,25 @@ func (s goldenState) lay(t *testing.T, from string) string {
 		if err != nil || len(names) == 0 {
 			t.Fatalf("no files %s: %v", prefix, err)
 		}
-		for _, name := range names {
-			b, err := os.ReadFile(name)
+		for _, path := range names {
+			name := filepath.Base(path)
+			if slices.Contains(s.Drop, name) {
+				continue
+			}
+			if strings.HasPrefix(filepath.Ext(name), ".ec") { // large, and never replaced
+				if err := os.Link(path, filepath.Join(dir, name)); err != nil && !os.IsExist(err) {
+					t.Fatal(err)
+				}
+				continue
+			}
+			b, err := os.ReadFile(path)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if p := s.Patch; p != nil && p.File == filepath.Base(name) {
+			if p := s.Patch; p != nil && p.File == name {
 				b[p.Offset] = byte(p.Byte)
 			}
-			if !slices.Contains(s.Drop, filepath.Base(name)) {
-				put(filepath.Base(name), b)
-			}
+			put(name, b)
 		}
 	}
 	if s.Idx != "" {
