@@ -79,6 +79,12 @@ type lab struct {
 	changed chan struct{}
 	closed  map[volume.NodeID]bool // ports that refuse
 	servers map[volume.NodeID]*server
+
+	garbage    float64 // GarbageThreshold of the next leader
+	noRoom     bool    // compactions come to nothing
+	compacting int     // volumes under way, on any node
+	most       int     // and how many there were at a time
+	orders     int
 }
 
 func newLab(t *testing.T, nodes ...volume.NodeID) *lab {
@@ -98,7 +104,7 @@ func (l *lab) elect() {
 		l.end()
 	}
 	led := leader.New(leader.Options{Self: "m1", Log: l.log, Gossip: l, Probe: l.probe,
-		Placement: placement.Settings{VolumeLimit: 1000}, Logger: slog.New(slog.DiscardHandler)})
+		Placement: placement.Settings{VolumeLimit: 1000}, GarbageThreshold: l.garbage, Logger: slog.New(slog.DiscardHandler)})
 	ctx, cancel := context.WithCancel(context.Background())
 	l.mu.Lock()
 	l.leader, l.end = led, cancel
@@ -313,6 +319,9 @@ func (s *server) obey(ctx context.Context, o volume.Orders) {
 		if e.Primary == s.id && len(e.Joining) > 0 {
 			s.lab.wg.Go(func() { s.add(ctx, e) })
 		}
+	}
+	for _, c := range o.Compact {
+		s.lab.wg.Go(func() { s.compact(ctx, c) })
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -481,6 +481,11 @@ func TestAnswer(t *testing.T) {
 	}
 	failed := func(a volume.Ask) volume.Ask { a.Failed = true; return a }
 	unfit := func(a volume.Ask) volume.Ask { a.Unfit = true; return a }
+	compact := func(generation uint32, from string, copies ...string) volume.Ask {
+		a := ask(volume.AskCompact, from, copies...)
+		a.Generation = generation
+		return a
+	}
 	old := ask(volume.AskLead, "1.1")
 	old.Epoch = 3
 	tests := []struct {
@@ -510,6 +515,11 @@ func TestAnswer(t *testing.T) {
 		{"a failed primary leaves", two, "", failed(ask(volume.AskYield, "1.1")), "2: 2.2 |  open", nil},
 		{"a failed follower leaves", two, "", failed(ask(volume.AskYield, "2.2")), "1: 1.1 |  open", nil},
 		{"the only copy that fails makes the volume read-only", one, "", failed(ask(volume.AskYield, "1.1")), "1: 1.1 | 2.2 readonly", nil},
+		{"all copies are ready for the next generation", two, "", compact(1, "1.1", "2.2"), "1: 1.1 2.2 |  open", nil},
+		{"not all of them are", two, "", compact(1, "1.1"), "", volume.ErrBadRequest},
+		{"a generation is left out", two, "", compact(2, "1.1", "2.2"), "", volume.ErrBadRequest},
+		{"a copy is joining", three, "", compact(1, "1.1", "2.2"), "", volume.ErrUnavailable},
+		{"a follower asks for a generation", two, "", compact(1, "2.2", "1.1"), "", volume.ErrNotPrimary},
 		{"an unknown ask is refused", two, "", ask("dance", "1.1"), "", volume.ErrBadRequest},
 	}
 	for _, tt := range tests {
@@ -531,7 +541,7 @@ func TestAnswer(t *testing.T) {
 			if err == nil && sets(ch.Next) != tt.want {
 				t.Errorf("%q, want %q", sets(ch.Next), tt.want)
 			}
-			if err == nil && (ch.Version != 5 || (tt.ask.Kind == volume.AskAdd) != (ch.By == tt.ask.From) || (tt.ask.Kind == volume.AskLead) != ch.Renew) {
+			if err == nil && (ch.Version != 5 || (tt.ask.Kind == volume.AskAdd || tt.ask.Kind == volume.AskCompact) != (ch.By == tt.ask.From) || ch.Next.Generation != tt.ask.Generation || (tt.ask.Kind == volume.AskLead) != ch.Renew) {
 				t.Errorf("%+v", ch)
 			}
 		})
