@@ -347,9 +347,9 @@ func TestRefusedGrowthIsNotFinalWhileAVolumeMayHeal(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := three()
-		asked := 0
+		var asked atomic.Int64
 		c.OnGrow = func(context.Context, placement.GrowRequest) error {
-			asked++
+			asked.Add(1)
 			return fmt.Errorf("%w: all slots are taken", volume.ErrNoSpace)
 		}
 		id := c.Make(twoCopies, "a", "b")
@@ -359,8 +359,8 @@ func TestRefusedGrowthIsNotFinalWhileAVolumeMayHeal(t *testing.T) {
 		if !errors.Is(err, volume.ErrUnavailable) || errors.Is(err, volume.ErrNoSpace) || !strings.Contains(err.Error(), "all slots are taken") {
 			t.Errorf("nobody took over: %v", err)
 		}
-		if asked > 200 {
-			t.Errorf("the leader was asked %d times in 10 s", asked)
+		if asked.Load() > 200 {
+			t.Errorf("the leader was asked %d times in 10 s", asked.Load())
 		}
 		time.AfterFunc(2*time.Second, func() {
 			c.Change(id, func(e *volume.Entry) { e.Primary, e.InSync = "b", e.InSync[1:] })
@@ -378,8 +378,8 @@ func TestLeaderAndGossipDisagree(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := three()
-		asked := 0
-		c.OnGrow = func(context.Context, placement.GrowRequest) error { asked++; return nil }
+		var asked atomic.Int64
+		c.OnGrow = func(context.Context, placement.GrowRequest) error { asked.Add(1); return nil }
 		c.Make(volume.Spec{}, "x") // gossip has never heard of x
 		blind := func(n cluster.Node) cluster.Node { n.Ready = false; return n }
 		m := open(t, c, 10*time.Second)
@@ -387,8 +387,8 @@ func TestLeaderAndGossipDisagree(t *testing.T) {
 			c.SetNode(blind(n))
 		}
 		_, err := m.Assign(context.Background(), master.Request{})
-		if !errors.Is(err, volume.ErrUnavailable) || asked > 200 {
-			t.Errorf("asked %d times: %v", asked, err)
+		if !errors.Is(err, volume.ErrUnavailable) || asked.Load() > 200 {
+			t.Errorf("asked %d times: %v", asked.Load(), err)
 		}
 	})
 }

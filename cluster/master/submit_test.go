@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -90,9 +91,9 @@ func TestSubmitEndsAfterHold(t *testing.T) {
 	for _, fault := range []error{volume.ErrExists, volume.ErrReadOnly, volume.ErrUnavailable} {
 		synctest.Test(t, func(t *testing.T) {
 			c := three()
-			grown := 0
+			var grown atomic.Int64
 			c.OnGrow = func(context.Context, placement.GrowRequest) error {
-				grown++
+				grown.Add(1)
 				return fmt.Errorf("%w: all slots are taken", volume.ErrNoSpace)
 			}
 			c.Make(volume.Spec{}, "a")
@@ -110,8 +111,8 @@ func TestSubmitEndsAfterHold(t *testing.T) {
 			if volume.Code(err) != "unavailable" || !strings.Contains(err.Error(), "the disk is odd") {
 				t.Errorf("%v: code %s, %v", fault, volume.Code(err), err)
 			}
-			if len(s.ids) > 200 || grown > 200 {
-				t.Errorf("%v: %d writes, %d growths in 10 s", fault, len(s.ids), grown)
+			if len(s.ids) > 200 || grown.Load() > 200 {
+				t.Errorf("%v: %d writes, %d growths in 10 s", fault, len(s.ids), grown.Load())
 			}
 		})
 	}
