@@ -125,7 +125,10 @@ type counts struct {
 
 // enter takes a row into an index and its counts.
 func (c *counts) enter(x *index, r indexRow) {
-	old := x.get(r.key)
+	old := place(0)
+	if r.key <= c.maxKey { // those above were never entered
+		old = x.get(r.key)
+	}
 	c.add(r, old)
 	x.set(r.key, old.replacedBy(r.offset, r.size))
 }
