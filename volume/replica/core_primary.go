@@ -141,14 +141,21 @@ func (c *Core) waiting() bool { return c.committed < c.end || !c.Confirmed(c.wai
 
 // counted lists the other copies that every answer waits for: those in sync in
 // the epoch led, and those that the leader was asked to add (rule R9).
-func (c *Core) counted() []volume.Holder {
-	hs := slices.DeleteFunc(slices.Clone(c.entry.InSync), func(h volume.Holder) bool { return h == c.self })
-	for h, p := range c.peers {
-		if p.adding {
-			hs = append(hs, h)
+func (c *Core) counted() []volume.Holder { return slices.Collect(c.eachCounted) }
+
+// eachCounted is counted without a slice: it is looked at for every batch, several
+// times.
+func (c *Core) eachCounted(yield func(volume.Holder) bool) {
+	for _, h := range c.entry.InSync {
+		if h != c.self && !yield(h) {
+			return
 		}
 	}
-	return hs
+	for h, p := range c.peers {
+		if p.adding && !yield(h) {
+			return
+		}
+	}
 }
 
 // count finds how much is committed, and which joining copies have all that was
@@ -161,7 +168,7 @@ func (c *Core) count() {
 		return
 	}
 	n := c.durable
-	for _, h := range c.counted() {
+	for h := range c.eachCounted {
 		n = min(n, c.peer(h).durable)
 	}
 	if c.enough() {
@@ -209,7 +216,7 @@ func (c *Core) Confirmed(seq uint64) bool {
 	if !c.Leading() {
 		return false
 	}
-	for _, h := range c.counted() {
+	for h := range c.eachCounted {
 		if c.peer(h).acked < seq {
 			return false
 		}

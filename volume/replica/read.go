@@ -35,6 +35,9 @@ func (r *Replica) Get(ctx context.Context, key volume.Key, cookie volume.Cookie,
 // have acknowledged already and this copy does not show yet. On the primary
 // itself nothing is acknowledged before it is shown.
 func (r *Replica) overtaken(key volume.Key) bool {
+	if r.settled.Load() {
+		return false
+	}
 	if r.opts.Log.End() == r.opts.Log.Committed() {
 		return false
 	}

@@ -31,6 +31,10 @@ type Replica struct {
 	keys     map[volume.Key]struct{} // of the writer, for one batch
 	quick    atomic.Bool             // the last append was durable at once, as with sync "os"
 
+	// settled says that this copy leads and shows all that was acknowledged in
+	// earlier epochs, so that reads need not take locks that writes take, too.
+	settled atomic.Bool // set under mu
+
 	// moved holds a channel that is closed and replaced, under mu, when
 	// leadership, epoch or state changed.
 	moved atomic.Pointer[chan struct{}]
@@ -158,6 +162,7 @@ func (r *Replica) effectsLocked() {
 			r.compactionLocked(e)
 		}
 	}
+	r.settled.Store(r.core.Leading() && r.core.Committed() >= r.core.Base())
 	now := seen{r.core.Entry().Version, r.core.Epoch(), r.core.Writable() == nil, r.core.Failure() != nil}
 	if now != r.seen {
 		r.seen = now
