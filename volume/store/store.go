@@ -158,6 +158,9 @@ func (s *Store) load(d *dir) (f found) {
 		}
 	}
 	if err == nil {
+		err = s.finishTakes(d, names)
+	}
+	if err == nil {
 		names, err = s.opts.FS.ReadDir(d.Path) // without those
 	}
 	if err != nil {
