@@ -125,6 +125,7 @@ type Entry struct {
 	InSync     []Holder `json:"in_sync"`           // the primary is one of them
 	Joining    []Holder `json:"joining,omitempty"` // copies that catch up; they count for nothing
 	Born       int64    `json:"born,omitempty"`    // when it was made, in unix seconds by the clock of the leader; 0: not known
+	Sources    []Source `json:"sources,omitempty"` // foreign copies that it was made from; none for a volume of our own
 }
 
 // Holder returns the copy that node holds, and whether it is in sync.
@@ -189,6 +190,7 @@ type CopyReport struct {
 	Compacting bool      `json:"compacting,omitempty"` // the primary has the volume compacted
 	Compaction string    `json:"compaction,omitempty"` // what the primary does about it, or why the last attempt came to nothing; for people
 	Blocked    bool      `json:"blocked,omitempty"`    // with CopyFailed: foreign files of this number are in its place, so no copy can be made on this node
+	Adoptable  bool      `json:"adoptable,omitempty"`  // a foreign copy, Copy 0, that may become ours (rule R15)
 }
 
 // DiskReport is a node's observation of one of its directories.

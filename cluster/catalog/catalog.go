@@ -95,6 +95,7 @@ type Command struct {
 	Grow   *Grow   `json:"grow,omitempty"`
 	Change *Batch  `json:"change,omitempty"`
 	Delete *Delete `json:"delete,omitempty"`
+	Adopt  *Adopt  `json:"adopt,omitempty"`
 }
 
 // Found names the cluster, once.
@@ -157,7 +158,7 @@ type Block struct {
 type Result struct {
 	Err     error           // the whole command was refused
 	Keys    Block           // of Keys
-	Entries []*volume.Entry // of Grow and of Batch, in the order given; nil where refused
+	Entries []*volume.Entry // of Grow, Adopt and Batch, in the order given; nil where refused
 	Errs    []error         // of Batch, in the order given
 }
 
@@ -188,7 +189,7 @@ func Decode(b []byte) (Command, error) {
 		return cmd, fmt.Errorf("%w: %w", ErrUnknownCommand, err)
 	}
 	known := 0
-	for _, set := range []bool{cmd.Found != nil, cmd.Keys != nil, cmd.Grow != nil, cmd.Change != nil, cmd.Delete != nil} {
+	for _, set := range []bool{cmd.Found != nil, cmd.Keys != nil, cmd.Grow != nil, cmd.Change != nil, cmd.Delete != nil, cmd.Adopt != nil} {
 		if set {
 			known++
 		}
@@ -214,6 +215,8 @@ func (c *Catalog) Apply(cmd Command) (*Catalog, Result) {
 		res = next.change(*cmd.Change)
 	case cmd.Delete != nil:
 		next.delete(*cmd.Delete)
+	case cmd.Adopt != nil:
+		res = next.adopt(*cmd.Adopt)
 	default:
 		res.Err = ErrUnknownCommand
 	}
@@ -287,7 +290,7 @@ func (c *Catalog) changed(ch Change) (*volume.Entry, error) {
 		return nil, fmt.Errorf("%w: volume %d is at version %d, epoch %d; planned on version %d", volume.ErrStale, old.Volume, old.Version, old.Epoch, ch.Version)
 	}
 	next := ch.Next
-	next.Spec, next.Born = old.Spec, old.Born
+	next.Spec, next.Born, next.Sources = old.Spec, old.Born, old.Sources
 	next.Epoch, next.Version, next.Compacted = old.Epoch, old.Version+1, old.Compacted
 	next.InSync, next.Joining = sortHolders(next.InSync), sortHolders(next.Joining)
 	if err := wellFormed(&next); err != nil {
@@ -400,6 +403,9 @@ func allowed(old, next *volume.Entry, by volume.Holder) error {
 	}
 	if old.State != volume.StateNew && next.State == volume.StateNew {
 		return refuse("R6", "a volume is new only once")
+	}
+	if old.Adopted() && next.State == volume.StateOpen {
+		return refuse("R15", "an adopted volume is given no new ids")
 	}
 	if next.Generation != old.Generation {
 		return compacted(old, next, by, refuse)

@@ -24,6 +24,7 @@ func (s *Server) Run(ctx context.Context) error {
 	defer work.Wait()
 	work.Go(func() { s.dropLoop(ctx) })
 	work.Go(func() { s.flushLoop(ctx) })
+	work.Go(func() { s.adoptLoop(ctx) })
 	for wait := beatAgainFirst; ctx.Err() == nil; {
 		began := time.Now()
 		err := s.beat(ctx)
@@ -213,7 +214,7 @@ func foreignReport(v *store.Volume) volume.CopyReport {
 	return volume.CopyReport{
 		Volume: v.ID(), Spec: v.Spec(), State: volume.CopyHealthy, Reason: readOnlyReason(v), Committed: size, Size: size, Files: files,
 		Deleted: deleted, DeletedB: deletedBytes, MaxKey: maxKey, Modified: modified, Revision: revision, Version: int(v.Version()),
-		ReadOnly: true,
+		ReadOnly: true, Adoptable: v.Adoptable() == nil,
 	}
 }
 

@@ -115,12 +115,18 @@ func (s *Server) getHeld(ctx context.Context, r *replica.Replica, id volume.File
 // they have it, else elsewhere.
 func (s *Server) getForeign(ctx context.Context, id volume.FileID, readDeleted bool) (*needle.Needle, error) {
 	v, err := s.opts.Store.Volume(id.Volume)
-	if err != nil || !foreign(v) {
+	if err == nil && !foreign(v) && s.oursSoon(ctx, id.Volume) {
+		return s.Get(ctx, id, readDeleted)
+	}
+	if err != nil || !foreign(v) || s.isTaken(id.Volume) {
 		return nil, s.elsewhere(ctx, id.Volume, nil)
 	}
 	n, missed := v.Get(id.Key, id.Cookie, s.opts.Now(), readDeleted)
 	if missed == nil {
 		return n, nil
+	}
+	if errors.Is(missed, volume.ErrClosed) && s.oursSoon(ctx, id.Volume) {
+		return s.Get(ctx, id, readDeleted)
 	}
 	s.corrupt(id, missed)
 	var there *volume.ElsewhereError

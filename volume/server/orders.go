@@ -70,7 +70,12 @@ func (s *Server) obeyEntryLocked(e volume.Entry) {
 	if err != nil {
 		v = nil
 	}
+	if v != nil && foreign(v) && e.Adopted() && e.State != volume.StateNew {
+		s.takenOver(e)
+	}
 	switch {
+	case named && inSync && e.State == volume.StateNew && e.Adopted() && (v == nil || v.CopyID() != h.Copy):
+		s.adoptLater(e, h, v)
 	case named && (v == nil || v.CopyID() != h.Copy || foreign(v)):
 		s.missingLocked(e, h, inSync, v)
 	default:
@@ -121,7 +126,7 @@ func (s *Server) missingLocked(e volume.Entry, h volume.Holder, inSync bool, v *
 		s.lose(e, h, volume.CopyReport{State: volume.CopyLost, Reason: "this node has made the copy before, and its files are gone"})
 		s.learn(e)
 		return
-	case blocked:
+	case blocked && !s.madeFrom(e, v):
 		s.lose(e, h, volume.CopyReport{State: volume.CopyFailed, Blocked: true,
 			Reason: "files of another program for a volume of this number are on this node"})
 		return
@@ -149,9 +154,10 @@ func (s *Server) missingLocked(e volume.Entry, h volume.Holder, inSync bool, v *
 	s.touch(e.Volume)
 }
 
-// makeLocked makes the files of the copy h, once it is in the ledger. Copies of
-// ours in its place are set aside, never deleted: the one that is served, and
-// those that the store found and did not trust. volume.ErrStale means that a
+// makeLocked makes the files of the copy h, once it is in the ledger. What is in
+// its place is set aside, never deleted: copies of ours, the one that is served
+// and those that the store found and did not trust, and foreign files that the
+// volume was adopted from. volume.ErrStale means that a
 // later entry has ordered another one.
 func (s *Server) makeLocked(e volume.Entry, h volume.Holder) (*store.Volume, error) {
 	if err := s.opts.Ledger.Make(e.Volume, h.Copy, e.Version); err != nil {
@@ -161,7 +167,10 @@ func (s *Server) makeLocked(e volume.Entry, h volume.Holder) (*store.Volume, err
 		return nil, err
 	}
 	why := fmt.Sprintf("replaced by copy %s at epoch %d, version %d of the volume", h.Copy, e.Epoch, e.Version)
-	ours, _ := s.opts.Store.Here(e.Volume)
+	ours, blocked := s.opts.Store.Here(e.Volume)
+	if blocked {
+		ours = append(ours, 0)
+	}
 	for _, old := range ours {
 		if err := s.opts.Store.SetAsideCopy(e.Volume, old, why); err != nil {
 			return nil, fmt.Errorf("set aside copy %s of volume %d: %w", old, e.Volume, err)

@@ -42,6 +42,8 @@ type Store interface {
 	// refuse if the copy of the volume is another one.
 	Remove(id volume.ID, copy volume.CopyID) error
 	SetAsideCopy(id volume.ID, copy volume.CopyID, why string) error
+	// Adopt makes a copy of ours out of a foreign volume.
+	Adopt(ctx context.Context, id volume.ID, a store.Adoption) (*store.Volume, error)
 }
 
 // Master is how a volume server talks to the masters. All calls find the leader,
@@ -70,6 +72,9 @@ type Remote interface {
 	// Fetch reads one whole record of a copy, see FetchHere.
 	Fetch(ctx context.Context, node volume.Node, id volume.ID, p Piece) ([]byte, error)
 	Dial(ctx context.Context, node volume.Node) (replica.Link, error)
+	// Survey and Record read the foreign copy of a volume with this print.
+	Survey(ctx context.Context, node volume.Node, id volume.ID, print uint64) ([]store.SurveyRow, error)
+	Record(ctx context.Context, node volume.Node, id volume.ID, print uint64, row store.SurveyRow) ([]byte, error)
 }
 
 // Verification is how far a copy is, and the CRC-32C of its bytes of .dat from 0
@@ -119,8 +124,10 @@ type Server struct {
 	cancel  context.CancelFunc
 	routes  routes
 
-	changed chan struct{} // a level: some report may have changed
-	dropNow chan struct{} // a level: there are drops to carry out
+	changed   chan struct{} // a level: some report may have changed
+	dropNow   chan struct{} // a level: there are drops to carry out
+	adoptNow  chan struct{} // a level: there are volumes to adopt
+	surveying chan struct{} // holds a token while a survey runs for another node
 
 	keepMu sync.Mutex // held while copies are made, set aside or dropped; before mu
 
@@ -132,6 +139,8 @@ type Server struct {
 	gone     []volume.ID                    // to be reported
 	lost     map[volume.ID]volume.CopyReport
 	drops    map[volume.ID]volume.Drop // ordered and not carried out
+	adopting map[volume.ID]*adoption   // ordered and not carried out
+	taken    map[volume.ID]bool        // foreign volumes that the cluster has a copy of its own of
 	beating  bool                      // the leader has answered at least once
 	stopping bool
 	foreign  string // the cluster whose orders were refused last
@@ -149,7 +158,8 @@ func New(o Options) *Server {
 	s := &Server{
 		opts: o, log: o.Logger, changed: make(chan struct{}, 1), dropNow: make(chan struct{}, 1),
 		copies: map[volume.ID]*replica.Replica{}, dirty: map[volume.ID]bool{}, lost: map[volume.ID]volume.CopyReport{},
-		drops: map[volume.ID]volume.Drop{},
+		drops: map[volume.ID]volume.Drop{}, adopting: map[volume.ID]*adoption{}, taken: map[volume.ID]bool{},
+		adoptNow: make(chan struct{}, 1), surveying: make(chan struct{}, 1),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.metrics = newMetrics(s)

@@ -32,6 +32,9 @@ type Adoption struct {
 	Picks []Pick
 	// Fetch reads a record of another source, of the same version as the volume.
 	Fetch func(ctx context.Context, p Pick) ([]byte, error)
+	// Begin is called when all is ready, before anything of the volume is
+	// changed. If it fails nothing is.
+	Begin func() error
 }
 
 // Adopt turns a foreign volume into a copy of ours (rule R15). Files that are
@@ -72,10 +75,14 @@ func (s *Store) adopt(ctx context.Context, v *Volume, a Adoption) (*Volume, erro
 	if now, err := s.Volume(v.id); err != nil || now != v {
 		return nil, fmt.Errorf("%w: its files were moved meanwhile", volume.ErrStale)
 	}
-	var err error
-	if inPlace {
+	err := a.Begin()
+	switch {
+	case err != nil && !inPlace:
+		err = errors.Join(err, removeFiles(s.opts.FS, filepath.Join(v.dir.Path, adoptingName, filepath.Base(v.base))))
+	case err != nil:
+	case inPlace:
 		err = s.takeInPlace(v, a)
-	} else {
+	default:
 		err = s.takeNew(v)
 	}
 	if err != nil {

@@ -27,7 +27,7 @@ func adoptAll(s *Store, id volume.ID) (*Volume, bool, error) {
 	if err != nil {
 		return nil, false, err
 	}
-	fresh, err := s.Adopt(context.Background(), id, Adoption{Copy: 5, Spec: v.Spec(), Survey: survey})
+	fresh, err := s.Adopt(context.Background(), id, Adoption{Copy: 5, Spec: v.Spec(), Survey: survey, Begin: func() error { return nil }})
 	return fresh, survey.Exact, err
 }
 

@@ -15,6 +15,7 @@ import (
 	"weedd/volume/replica"
 	"weedd/volume/rpcwire"
 	"weedd/volume/server"
+	"weedd/volume/store"
 )
 
 // Node is the volume role as the other daemons need it. None of its methods
@@ -33,6 +34,9 @@ type Node interface {
 	VerifyHere(ctx context.Context, id volume.ID, copy volume.CopyID, at int64) (server.Verification, error)
 	// FetchHere reads one whole record of a copy of this node.
 	FetchHere(id volume.ID, p server.Piece) ([]byte, error)
+	// SurveyHere and RecordHere read the foreign copy with this print.
+	SurveyHere(ctx context.Context, id volume.ID, print uint64) ([]store.SurveyRow, error)
+	RecordHere(id volume.ID, print uint64, row store.SurveyRow) ([]byte, error)
 }
 
 // Limits bound what others may make this node hold. Zero values mean what the
@@ -61,6 +65,7 @@ func Register(r grpc.ServiceRegistrar, n Node, l Limits) {
 			rpcwire.Stream("Write", (*nodeService).write),
 			rpcwire.Stream("Verify", (*nodeService).verify),
 			rpcwire.Stream("Fetch", (*nodeService).fetch),
+			rpcwire.Stream("Foreign", (*nodeService).foreign),
 		},
 	}, s)
 }

@@ -18,6 +18,7 @@ import (
 	"weedd/volume/needle"
 	"weedd/volume/replica"
 	"weedd/volume/server"
+	"weedd/volume/store"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -59,6 +60,46 @@ func (f fakeNode) FetchHere(_ volume.ID, p server.Piece) ([]byte, error) {
 		return nil, volume.ErrCorrupt
 	}
 	return bytes.Repeat([]byte{byte(p.Generation)}, int(p.Length)), nil
+}
+
+func (f fakeNode) SurveyHere(_ context.Context, id volume.ID, print uint64) ([]store.SurveyRow, error) {
+	if print == 0 {
+		return nil, volume.ErrStale
+	}
+	rows := make([]store.SurveyRow, id)
+	for i := range rows {
+		rows[i] = surveyRow(i)
+	}
+	return rows, nil
+}
+
+func surveyRow(i int) store.SurveyRow {
+	return store.SurveyRow{Key: volume.Key(i) << 33, Time: 1 << 60, Offset: int64(i) * 8, Size: int32(i)%7 - 1, Cookie: 0xfedcba98, Sum: uint32(i)}
+}
+
+func (f fakeNode) RecordHere(_ volume.ID, _ uint64, row store.SurveyRow) ([]byte, error) {
+	return bytes.Repeat([]byte{byte(row.Key >> 33)}, int(row.Offset)), nil
+}
+
+// A survey and a record arrive as they are, however many frames they take.
+func TestForeignCopiesAreRead(t *testing.T) {
+	t.Parallel()
+	c, _ := dial(t, fakeNode{}, Limits{}, 0)
+	for _, n := range []int{0, 1, maxFrame/rowSize + 2} {
+		rows, err := c.Survey(context.Background(), peer, volume.ID(n), 5)
+		if err != nil || len(rows) != n || n > 0 && rows[n-1] != surveyRow(n-1) {
+			t.Fatalf("%d rows of %d: %v", len(rows), n, err)
+		}
+	}
+	if _, err := c.Survey(context.Background(), peer, 3, 0); !errors.Is(err, volume.ErrStale) {
+		t.Errorf("%v, want the error of the other side", err)
+	}
+	row := surveyRow(77)
+	row.Offset = 2*maxFrame + 5
+	b, err := c.Record(context.Background(), peer, 3, 5, row)
+	if err != nil || int64(len(b)) != row.Offset || b[len(b)-1] != 77 {
+		t.Errorf("%d bytes, %v", len(b), err)
+	}
 }
 
 func (f fakeNode) Follow(ctx context.Context, id volume.ID, link replica.Link) error {

@@ -1,9 +1,10 @@
 // Package volumerpc is how the volume roles of different daemons talk: a gRPC
 // service over server.Server, and a Client of it.
 //
-// There are five methods. Replicate is the stream between two copies of one
+// There are six methods. Replicate is the stream between two copies of one
 // volume, opened by the primary. Write passes a write or delete on to the
-// primary. Confirm and Verify ask a copy what it has, Fetch reads a record of it.
+// primary. Confirm and Verify ask a copy what it has, Fetch reads a record of it,
+// and Foreign files of SeaweedFS, to adopt them.
 //
 // Every call has a deadline for the first sign of life, because a process in
 // trouble keeps its sockets open: a server sends its headers before it does
