@@ -142,7 +142,7 @@ func (d *Daemon) startMaster(client *clusterrpc.Client) {
 		Self: d.dir.node, Log: m.log, Gossip: d.mesh, Probe: probe, Masters: m.viewMasters, Logger: d.log,
 		GarbageThreshold: float64(d.cfg.Master.GarbageThreshold),
 		Placement: placement.Settings{VolumeLimit: int64(d.cfg.Master.VolumeSizeLimit), RepairAfter: d.cfg.Master.RepairAfter,
-			Grow: growth(d.cfg.Master.WritableVolumes)},
+			Grow: growth(d.cfg.Master.WritableVolumes), KeepForeign: !d.cfg.Master.Adopt},
 	})
 	m.master = master.New(master.Options{
 		Log: m.data, Gossip: d.mesh, Leader: client, Volumes: d.volumes(), Logger: d.log, Hold: d.cfg.Limits.Hold,

@@ -60,10 +60,12 @@ type term struct {
 	planning  time.Duration // what the last plan took
 	grown     map[volume.Spec]time.Time
 	joined    map[volume.ID]attempt
+	seen      map[volume.ID]time.Time // when foreign volumes were first seen
 	probes    sync.WaitGroup
 
 	mu      sync.Mutex
 	probing map[volume.NodeID]bool
+	kept    map[volume.ID]string // foreign volumes that are not adopted, and why
 }
 
 func newTerm(ctx context.Context, opt *Options) *term {
@@ -76,6 +78,8 @@ func newTerm(ctx context.Context, opt *Options) *term {
 		wants:  wants{wake: make(chan struct{}, 1)},
 		grown:  map[volume.Spec]time.Time{},
 		joined: map[volume.ID]attempt{},
+		seen:   map[volume.ID]time.Time{},
+		kept:   map[volume.ID]string{},
 
 		compactions: compactions{runs: map[volume.ID]*compaction{}},
 		probing:     map[volume.NodeID]bool{},
@@ -149,6 +153,10 @@ func (t *term) round(cat *catalog.Catalog) {
 	wants := t.wants.take()
 	if len(steps) > 0 {
 		t.takeSteps(steps)
+		cat, _ = t.opt.Log.Catalog()
+		view = t.topo.View(cat, now)
+	}
+	if t.adopt(view, now) {
 		cat, _ = t.opt.Log.Catalog()
 		view = t.topo.View(cat, now)
 	}

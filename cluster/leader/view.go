@@ -37,12 +37,15 @@ func (t *term) view() cluster.View {
 	}
 	for _, s := range pv.Strays {
 		switch {
+		case s.Report.Copy == 0 && adoptedFrom(cat, s):
+			v.Problems = append(v.Problems, info("volume %d: the files of SeaweedFS on node %s are in the cluster's volume now, and are not needed any more", s.Report.Volume, s.Node))
 		case s.Report.Copy == 0:
 			v.Problems = append(v.Problems, info("volume %d on node %s is not of this cluster; served for reads", s.Report.Volume, s.Node))
 		case !s.Deleted:
 			v.Problems = append(v.Problems, warn("volume %d: the copy %s on node %s is not in the catalog", s.Report.Volume, s.Report.Copy, s.Node))
 		}
 	}
+	v.Problems = append(v.Problems, t.keptProblems()...)
 	v.Problems = append(v.Problems, nodeProblems(v.Nodes)...)
 	v.Problems = append(v.Problems, masterProblems(v.Masters)...)
 	slices.SortStableFunc(v.Problems, func(a, b cluster.ViewProblem) int { return cmp.Compare(a.Rank(), b.Rank()) })
@@ -88,6 +91,8 @@ func volumeProblem(vol placement.Volume, alive map[volume.NodeID]bool) (cluster.
 	}
 	asked := e.Spec.Placement.Copies()
 	switch {
+	case e.State == volume.StateNew && e.Adopted():
+		return adoptionProblem(vol)
 	case e.State == volume.StateNew:
 		return cluster.ViewProblem{}, false
 	case live == 0:

@@ -26,6 +26,9 @@ func Growth(v View, set Settings) []GrowRequest {
 	use := map[volume.Spec]*demand{}
 	for i := range v.Volumes {
 		e := v.Volumes[i].Entry
+		if e.Adopted() {
+			continue // nobody has asked for new files of that kind yet
+		}
 		d := use[e.Spec]
 		if d == nil {
 			d = &demand{}
@@ -130,7 +133,7 @@ func Coming(v View, req GrowRequest) []*volume.Entry {
 	var out []*volume.Entry
 	for i := range v.Volumes {
 		e := v.Volumes[i].Entry
-		if s := c.byID[e.Primary]; e.State == volume.StateNew && e.Spec == req.Spec && s != nil && req.allows(s) {
+		if s := c.byID[e.Primary]; e.State == volume.StateNew && !e.Adopted() && e.Spec == req.Spec && s != nil && req.allows(s) {
 			out = append(out, e)
 		}
 	}

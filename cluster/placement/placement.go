@@ -71,6 +71,8 @@ type Settings struct {
 	RepairAfter time.Duration // how long a holder may be away before its copy is made anew elsewhere; default 10 min
 	NewTimeout  time.Duration // how long a holder of a new volume may be away before the volume is given up; default 2 s
 	JoinsAtOnce int           // how many copies one node may be making anew at a time; default 4
+	KeepForeign bool          // files of SeaweedFS stay what they are: they are not adopted
+	AdoptWait   time.Duration // how long copies of a foreign volume on other nodes are waited for; default 5 s
 	Grow        [4]int        // how many writable volumes of one spec to keep, for 1, 2, 3 and more copies; default 7, 6, 3, 1
 }
 
@@ -80,6 +82,7 @@ func (s Settings) WithDefaults() Settings {
 	s.RepairAfter = cmp.Or(s.RepairAfter, 10*time.Minute)
 	s.NewTimeout = cmp.Or(s.NewTimeout, 2*time.Second)
 	s.JoinsAtOnce = cmp.Or(s.JoinsAtOnce, 4)
+	s.AdoptWait = cmp.Or(s.AdoptWait, 5*time.Second)
 	for i, n := range [4]int{7, 6, 3, 1} {
 		s.Grow[i] = cmp.Or(s.Grow[i], n)
 	}

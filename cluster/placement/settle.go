@@ -49,7 +49,10 @@ func (vol *Volume) healthy(h volume.Holder) bool {
 // there is left alone though other holders are away, until RepairAfter; its
 // primary asks for them to leave when a write waits for them (rule R9).
 func Settle(v View, set Settings) []Step {
-	p := &plan{sites: newSites(v), set: set.WithDefaults()}
+	p := &plan{sites: newSites(v), set: set.WithDefaults(), strays: map[volume.ID][]Stray{}}
+	for _, s := range v.Strays {
+		p.strays[s.Report.Volume] = append(p.strays[s.Report.Volume], s)
+	}
 	volumes := slices.Clone(v.Volumes)
 	slices.SortFunc(volumes, func(a, b Volume) int { return cmp.Compare(a.Entry.Volume, b.Entry.Volume) })
 	var out []Step
@@ -63,7 +66,8 @@ func Settle(v View, set Settings) []Step {
 
 type plan struct {
 	*sites
-	set Settings
+	set    Settings
+	strays map[volume.ID][]Stray
 }
 
 func (p *plan) alive(h volume.Holder) bool {
@@ -79,7 +83,10 @@ func (p *plan) away(h volume.Holder) time.Duration {
 }
 
 func (p *plan) settle(vol *Volume) (Step, bool) {
-	if vol.Entry.State == volume.StateNew {
+	switch {
+	case vol.Entry.State == volume.StateNew && vol.Entry.Adopted():
+		return p.settleAdopted(vol)
+	case vol.Entry.State == volume.StateNew:
 		return p.settleNew(vol)
 	}
 	if p.calm(vol) {
@@ -304,15 +311,22 @@ func (d *draft) replace() {
 }
 
 // newHome finds a node for a new copy beside kept: the one that lost its copy,
-// else any that fits. None that still holds a copy will do.
+// or one with files that the volume was adopted from (they make room), else any
+// that fits. None that still holds a copy will do.
 func (d *draft) newHome(kept []volume.NodeID, holders []volume.Holder) (volume.NodeID, bool) {
 	usable := func(s *site) bool {
-		return s.joining < d.set.JoinsAtOnce && !slices.ContainsFunc(holders, func(h volume.Holder) bool { return h.Node == s.ID })
+		return s.joining < d.set.JoinsAtOnce && !d.blocked(s.ID, &d.next) && !slices.ContainsFunc(holders, func(h volume.Holder) bool { return h.Node == s.ID })
 	}
 	for _, node := range d.remade {
 		s := d.byID[node]
 		if s != nil && s.room(d.next.Spec.Disk) && usable(s) && !slices.Contains(kept, node) && d.fits(d.next.Spec.Placement, append(slices.Clip(kept), node)) {
 			return node, true
+		}
+	}
+	for _, src := range d.next.Sources {
+		s := d.byID[src.Node]
+		if s != nil && s.Ready && usable(s) && !slices.Contains(kept, src.Node) && d.fits(d.next.Spec.Placement, append(slices.Clip(kept), src.Node)) {
+			return src.Node, true
 		}
 	}
 	return d.extend(d.next.Volume, d.next.Spec, kept, usable)
@@ -386,7 +400,7 @@ func Drops(strays []Stray, entry func(volume.ID) (*volume.Entry, bool)) []volume
 	for _, s := range strays {
 		r := s.Report
 		if r.Copy == 0 {
-			continue // not ours
+			continue // files of SeaweedFS are never deleted
 		}
 		if s.Deleted {
 			out = append(out, volume.Drop{Volume: r.Volume, Copy: r.Copy, Deleted: true})

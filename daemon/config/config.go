@@ -75,6 +75,7 @@ type Master struct {
 	VolumeSizeLimit    Size             `mapstructure:"volume_size_limit"`   // a volume this large gets no new ids
 	DefaultReplication volume.Placement `mapstructure:"default_replication"` // for requests that name none
 	WritableVolumes    int              `mapstructure:"writable_volumes"`    // open volumes kept ready for each kind in use
+	Adopt              bool             `mapstructure:"adopt"`               // volumes that SeaweedFS left in the data directories become the cluster's
 	RepairAfter        time.Duration    `mapstructure:"repair_after"`        // a copy away for so long is replaced
 	GarbageThreshold   Share            `mapstructure:"garbage_threshold"`   // of a volume's bytes, before it is compacted; 0 is never
 }
@@ -127,7 +128,7 @@ func Default() Config {
 			HTTP:            Listen{Port: DefaultMasterPort},
 			Expect:          1,
 			VolumeSizeLimit: 30 * GB,
-			WritableVolumes: 6,
+			WritableVolumes: 6, Adopt: true,
 			RepairAfter:     10 * time.Minute,
 
 			GarbageThreshold: 0.3,

@@ -87,6 +87,8 @@ var keys = []key{
 		doc: "Copies of a file for which the request does not say: three digits, for extra copies in other\ndata centers, on other racks, on other hosts. 000 is one copy, 001 two on two hosts."},
 	{name: "master.writable_volumes", min: 1, max: 1000, field: func(c *Config) any { return &c.Master.WritableVolumes },
 		doc: "Volumes kept ready for new files, for each collection, replication and disk type in use."},
+	{name: "master.adopt", field: func(c *Config) any { return &c.Master.Adopt },
+		doc: "Volumes that SeaweedFS left in the directories of volume servers become the cluster's own:\nreplicated, and writable for the files in them. false: they are only read. The same on every\nmaster."},
 	{name: "master.repair_after", min: int64(time.Second), max: int64(30 * 24 * time.Hour), field: func(c *Config) any { return &c.Master.RepairAfter },
 		doc: "A copy that stays away for so long is made anew elsewhere. A restart should be shorter."},
 	{name: "master.garbage_threshold", field: func(c *Config) any { return &c.Master.GarbageThreshold },

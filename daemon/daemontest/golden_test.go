@@ -14,7 +14,7 @@ import (
 	"weedd/volume/volumetest"
 )
 
-// A directory of SeaweedFS is put under a daemon as it is. Its files are served,
+// A directory of SeaweedFS is put under a daemon that is told to adopt nothing. Its files are served,
 // its volumes take no writes, new files find room in others beside them, and
 // what SeaweedFS wrote is there unchanged when the daemon has stopped.
 func TestADaemonServesADirectoryOfSeaweedFS(t *testing.T) {
@@ -24,7 +24,9 @@ func TestADaemonServesADirectoryOfSeaweedFS(t *testing.T) {
 		goldens = append(goldens, volumetest.OpenGolden(t, "../../volume/store/testdata/vectors/"+name, dir))
 	}
 	before := volumetest.Files(t, dir)
-	c := daemontest.Start(t, 1, func(_ int, cfg *config.Config) { cfg.Volume.Disks = []config.Disk{{Path: dir, Max: 40}} })
+	c := daemontest.Start(t, 1, func(_ int, cfg *config.Config) {
+		cfg.Volume.Disks, cfg.Master.Adopt = []config.Disk{{Path: dir, Max: 40}}, false
+	})
 	n := c.Nodes[0]
 	var fids []string
 	for range 5 {
