@@ -129,7 +129,7 @@ func Default() Config {
 			Expect:          1,
 			VolumeSizeLimit: 30 * GB,
 			WritableVolumes: 6, Adopt: true,
-			RepairAfter:     10 * time.Minute,
+			RepairAfter: 10 * time.Minute,
 
 			GarbageThreshold: 0.3,
 		},

@@ -359,7 +359,7 @@ func (c *Cluster) AwaitWhole() cluster.View {
 			return err
 		}
 		for _, vol := range v.Volumes {
-			if err := whole(vol); err != nil {
+			if err := Whole(vol); err != nil {
 				return err
 			}
 		}
@@ -368,7 +368,8 @@ func (c *Cluster) AwaitWhole() cluster.View {
 	return v
 }
 
-func whole(v cluster.ViewVolume) error {
+// Whole says what a volume lacks: copies in sync, committed to one length.
+func Whole(v cluster.ViewVolume) error {
 	e := v.Entry
 	if err := inSync(e); err != nil {
 		return err
