@@ -29,7 +29,7 @@ func (t *term) adopt(view placement.View, now time.Time) (done bool) {
 		switch {
 		case a.Adopt == nil:
 			kept[a.Volume] = a.Problem
-		case begun < adoptAtOnce:
+		case begun < adoptAtOnce && t.mayAdopt(a.Adopt, now):
 			begun++
 			if err := t.proposeAdopt(a.Adopt); err != nil {
 				kept[a.Volume] = err.Error()
@@ -48,6 +48,19 @@ func (t *term) adopt(view placement.View, now time.Time) (done bool) {
 		}
 	}
 	return done
+}
+
+// mayAdopt reports whether it is time for an adoption. The first is begun at once;
+// one that is planned anew waits, longer each time.
+func (t *term) mayAdopt(cmd *catalog.Adopt, now time.Time) bool {
+	a, again := t.joined[cmd.Volume]
+	if again && now.Sub(a.last) < a.pause {
+		return false
+	}
+	if cmd.Version != 0 {
+		t.joined[cmd.Volume] = attempt{now, min(max(2*a.pause, joinPause), joinPauseMost)}
+	}
+	return true
 }
 
 // lookAtForeign notes since when foreign volumes are seen.

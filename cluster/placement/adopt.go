@@ -110,7 +110,7 @@ func (p *plan) adoption(id volume.ID, f *foreign, vol *Volume, waited time.Durat
 		cmd.MaxKey = max(cmd.MaxKey, s.Report.MaxKey)
 	}
 	if vol != nil {
-		if !p.stuck(vol) || f.same(vol.Entry) {
+		if !p.stuck(vol) || f.same(vol.Entry) && !vol.lost(vol.Entry.InSync[0]) {
 			return nil, ""
 		}
 		cmd.Version = vol.Entry.Version
@@ -148,6 +148,12 @@ func unlike(a, b *volume.CopyReport) string {
 func (p *plan) stuck(vol *Volume) bool {
 	h := vol.Entry.InSync[0]
 	return vol.bad(h) || !p.alive(h) && p.away(h) > p.set.RepairAfter
+}
+
+// lost reports whether the copy id of h was used up in vain.
+func (vol *Volume) lost(h volume.Holder) bool {
+	r := vol.report(h.Node)
+	return r != nil && r.Copy == h.Copy && r.State == volume.CopyLost
 }
 
 // same reports whether e was planned on these copies.
