@@ -291,5 +291,5 @@ func (s *Server) RecordHere(id volume.ID, print uint64, row store.SurveyRow) ([]
 	if err != nil {
 		return nil, err
 	}
-	return v.Record(row)
+	return v.SurveyedRecord(row)
 }

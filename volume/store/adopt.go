@@ -394,7 +394,7 @@ func (b *builder) record(ctx context.Context, p Pick) error {
 
 func (b *builder) read(ctx context.Context, p Pick) ([]byte, error) {
 	if p.Source == 0 {
-		return b.v.Record(p.SurveyRow)
+		return b.v.SurveyedRecord(p.SurveyRow)
 	}
 	return b.a.Fetch(ctx, p)
 }

@@ -159,9 +159,9 @@ func (s *surveyor) finish() {
 	}
 }
 
-// Record reads the record that a row of a survey means, for the node that merges
+// SurveyedRecord reads the record that a row of a survey means, for the node that merges
 // copies of this volume, and checks it.
-func (v *Volume) Record(r SurveyRow) ([]byte, error) {
+func (v *Volume) SurveyedRecord(r SurveyRow) ([]byte, error) {
 	if r.Deleted() || r.Offset < SuperBlockSize {
 		return nil, fmt.Errorf("%w: volume %d: no record at %d", volume.ErrBadRequest, v.id, r.Offset)
 	}
