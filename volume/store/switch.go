@@ -401,8 +401,10 @@ func (v *Volume) unfilled(c *checkpoint, size int64) bool {
 
 // Repair writes the bytes of one published record anew, in place, durably. They
 // must be what was written there once: a good record of the same key and length.
-// Checksums of the volume are of what was appended, so they do not change. If
-// the fsync fails the copy has failed. It may be called at any time.
+// Checksums of the volume are of what was appended, so they do not change; only a
+// Cut or a checkpoint in the same MiB, after the damage, may have taken them from
+// the damaged bytes: then this copy differs from others and is made anew. If the
+// fsync fails the copy has failed. It may be called at any time.
 func (v *Volume) Repair(offset int64, record []byte) error {
 	if err := v.writable(); err != nil {
 		return err
