@@ -167,8 +167,8 @@ func (w *compacting) verify(lost, forward bool) error {
 		}
 		return nil
 	}
-	if err := w.settle(v, lost); err != nil || v.Failed() != nil { // one that failed stays as it is
-		return errors.Join(err, s.Close())
+	if err := w.settle(v, lost); err != nil {
+		return err
 	}
 	if v.Failed() != nil { // in an earlier run, and for good: whatever it was in the middle of, it is read
 		if err := w.change(v); !errors.Is(err, volume.ErrReadOnly) {
