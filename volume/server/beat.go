@@ -25,6 +25,8 @@ func (s *Server) Run(ctx context.Context) error {
 	work.Go(func() { s.dropLoop(ctx) })
 	work.Go(func() { s.flushLoop(ctx) })
 	work.Go(func() { s.adoptLoop(ctx) })
+	work.Go(func() { s.scrubLoop(ctx) })
+	work.Go(func() { s.mendLoop(ctx) })
 	for wait := beatAgainFirst; ctx.Err() == nil; {
 		began := time.Now()
 		err := s.beat(ctx)

@@ -85,6 +85,7 @@ func (s *Server) corrupt(id volume.FileID, err error) bool {
 	}
 	s.metrics.corrupt.Inc()
 	s.log.Error("file cannot be read from this copy", "volume", id.Volume, "blob", id, "err", err)
+	s.mendLater(id.Volume, err)
 	return true
 }
 

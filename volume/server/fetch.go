@@ -7,7 +7,6 @@ import (
 	"slices"
 
 	"weedd/volume"
-	"weedd/volume/needle"
 )
 
 // Piece names one record of one copy: Length bytes of .dat at Offset, padding
@@ -20,8 +19,9 @@ type Piece struct {
 }
 
 // FetchHere reads one committed record of the copy p.Copy on this node, for a copy
-// on another node where it is damaged. It passes its own check; volume.ErrCorrupt
-// says that it is damaged here, too.
+// on another node where it is damaged. It passes its own check, and
+// so does all that lies in the same MiB; volume.ErrCorrupt says that it is damaged
+// here, too.
 func (s *Server) FetchHere(id volume.ID, p Piece) ([]byte, error) {
 	r, err := s.here(id)
 	if err != nil {
@@ -40,18 +40,9 @@ func (s *Server) FetchHere(id volume.ID, p Piece) ([]byte, error) {
 	if err := is(); err != nil {
 		return nil, err
 	}
-	if p.Offset < 0 || p.Length < needle.HeaderSize {
-		return nil, fmt.Errorf("%w: a record of %d bytes at %d", volume.ErrBadRequest, p.Length, p.Offset)
-	}
-	b := make([]byte, p.Length)
-	if _, err := v.ReadAt(b, p.Offset); err != nil {
+	b, err := v.Record(p.Generation, p.Offset, p.Length)
+	if err != nil {
 		return nil, fmt.Errorf("fetch from volume %d: %w", id, err)
-	}
-	if err := is(); err != nil { // compacted meanwhile
-		return nil, err
-	}
-	if err := new(needle.Needle).DecodeStrict(b); err != nil {
-		return nil, &volume.CorruptError{Volume: id, Offset: p.Offset, Reason: err.Error()}
 	}
 	return b, nil
 }

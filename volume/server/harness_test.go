@@ -44,8 +44,9 @@ var (
 type cluster struct {
 	t      *testing.T
 	master *fakeMaster
-	sent   atomic.Int64 // bytes of records in batches between copies
-	frozen atomic.Value // volume.NodeID: takes writes that are passed on, and never answers
+	sent   atomic.Int64  // bytes of records in batches between copies
+	scrub  time.Duration // of nodes started from now on
+	frozen atomic.Value  // volume.NodeID: takes writes that are passed on, and never answers
 
 	mu    sync.Mutex
 	nodes map[volume.NodeID]*node
@@ -101,7 +102,7 @@ func (c *cluster) boot(id volume.NodeID, fs *faultfs.FS) *node {
 	n.Server = server.New(server.Options{
 		Node: id, Store: disk, Ledger: ledger, Master: masterOf{c.master, id}, Peers: c, Remote: counting{volumerpc.NewClient(n.conns, 0), c},
 		ClusterID: func() string { return clusterID }, SetClusterID: func(string) error { return nil },
-		Logger: log, Now: time.Now, Run: uint64(time.Now().UnixNano()), Beat: 20 * time.Millisecond,
+		Logger: log, Now: time.Now, Run: uint64(time.Now().UnixNano()), Beat: 20 * time.Millisecond, Scrub: c.scrub,
 	})
 	n.rpc = grpc.NewServer(grpc.MaxRecvMsgSize(16 << 20))
 	volumerpc.Register(n.rpc, n.Server, volumerpc.Limits{})

@@ -10,6 +10,9 @@ import (
 type metrics struct {
 	server   *Server
 	corrupt  prometheus.Counter
+	scrubbed prometheus.Counter
+	damaged  prometheus.Counter
+	repaired prometheus.Counter
 	forwards prometheus.Counter
 	epochs   prometheus.Counter
 
@@ -32,6 +35,9 @@ func newMetrics(s *Server) *metrics {
 		server:            s,
 		corrupt:           counter("corrupt_reads_total", "Reads that met bytes whose checksum was wrong."),
 		forwards:          counter("forwards_total", "Writes and deletes passed on to the primary on another node."),
+		scrubbed:          counter("scrubbed_bytes_total", "Bytes of .dat files looked through."),
+		damaged:           counter("damage_total", "Records and index rows found bad by scrubbing, or after a bad read."),
+		repaired:          counter("repaired_total", "Of those, the ones that were repaired."),
 		epochs:            counter("epoch_changes_total", "New epochs made durable by copies of this node."),
 		compactions:       counter("compactions_total", "Volumes compacted while a copy of this node led them."),
 		compactionsFailed: counter("compactions_failed_total", "Compactions that came to nothing while a copy of this node led."),
@@ -56,7 +62,7 @@ func (s *Server) Collectors() []prometheus.Collector { return []prometheus.Colle
 
 // Describe implements prometheus.Collector.
 func (m *metrics) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{m.corrupt.Desc(), m.forwards.Desc(), m.epochs.Desc(), m.compactions.Desc(), m.compactionsFailed.Desc(), m.copies, m.bytes, m.disk, m.aside} {
+	for _, d := range []*prometheus.Desc{m.corrupt.Desc(), m.scrubbed.Desc(), m.damaged.Desc(), m.repaired.Desc(), m.forwards.Desc(), m.epochs.Desc(), m.compactions.Desc(), m.compactionsFailed.Desc(), m.copies, m.bytes, m.disk, m.aside} {
 		out <- d
 	}
 }
@@ -67,6 +73,9 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
 	out <- m.corrupt
+	out <- m.scrubbed
+	out <- m.damaged
+	out <- m.repaired
 	out <- m.forwards
 	out <- m.epochs
 	out <- m.compactions

@@ -30,6 +30,9 @@ func (s *Server) obey(o volume.Orders) {
 			}
 		}
 	}
+	if o.Full {
+		s.wakeScrub() // what waited to know where other copies are
+	}
 	if len(o.Drop) > 0 {
 		s.mu.Lock()
 		for _, d := range o.Drop {

@@ -113,6 +113,7 @@ type Options struct {
 	Hold     time.Duration // how long a request is held for a primary; 0 is 10 s
 	Beat     time.Duration // between reports of sizes; 0 is 1 s
 	SlowSync time.Duration // see replica.Options
+	Scrub    time.Duration // every volume is looked through once in so long; 0: only when asked
 }
 
 // Server is the volume role. Safe for concurrent use.
@@ -123,6 +124,7 @@ type Server struct {
 	ctx     context.Context // ends at Close
 	cancel  context.CancelFunc
 	routes  routes
+	scrubs  *scrubs
 
 	changed   chan struct{} // a level: some report may have changed
 	dropNow   chan struct{} // a level: there are drops to carry out
@@ -159,7 +161,7 @@ func New(o Options) *Server {
 		opts: o, log: o.Logger, changed: make(chan struct{}, 1), dropNow: make(chan struct{}, 1),
 		copies: map[volume.ID]*replica.Replica{}, dirty: map[volume.ID]bool{}, lost: map[volume.ID]volume.CopyReport{},
 		drops: map[volume.ID]volume.Drop{}, adopting: map[volume.ID]*adoption{}, taken: map[volume.ID]bool{},
-		adoptNow: make(chan struct{}, 1), surveying: make(chan struct{}, 1),
+		adoptNow: make(chan struct{}, 1), surveying: make(chan struct{}, 1), scrubs: newScrubs(),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.metrics = newMetrics(s)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"time"
 
 	"weedd/volume"
@@ -16,6 +17,7 @@ import (
 // Scrub says how a volume is to be looked through.
 type Scrub struct {
 	Rate int64 // bytes a second; 0 is as fast as it goes
+	Anew bool  // from the beginning, not from where the last pass was interrupted
 	// Repair is asked for the bytes of a record that is bad, from another copy;
 	// volume.ErrCorrupt says that no copy has good ones. Nil: nothing is repaired.
 	Repair func(ctx context.Context, offset, length int64) ([]byte, error)
@@ -156,7 +158,8 @@ func (v *Volume) scrubForeign(ctx context.Context, o Scrub) error {
 		_ = pace.wait(ctx, n) // Check looks at ctx itself
 	})
 	for _, x := range problems(r.Findings) {
-		o.Found(Damage{Offset: x.Offset, What: x.Path + ": " + x.What})
+		key, _ := strconv.ParseUint(x.Key, 16, 64) // 0 for "": about no file
+		o.Found(Damage{Offset: x.Offset, Key: volume.Key(key), What: x.Path + ": " + x.What, Err: "the volume is not one of ours"})
 	}
 	return err
 }
@@ -186,7 +189,7 @@ func (v *Volume) scrubOwn(ctx context.Context, o Scrub) error {
 	}
 	v.mu.Unlock()
 	pos := int64(SuperBlockSize)
-	if state.Pos > pos && state.Pos < s.end {
+	if !o.Anew && state.Pos > pos && state.Pos < s.end {
 		if n, err := v.rowNumber(state.Pos); err == nil {
 			pos, s.rows.off = state.Pos, n*rowSize
 		}
