@@ -198,12 +198,13 @@ func TestACopyWithoutReadyFilesIsReplaced(t *testing.T) {
 	if err := w.decide(id, volume.Holder{}, func(e *volume.Entry) { e.Primary = "b" }); err != nil {
 		t.Fatal(err)
 	}
-	w.lead.hold = 0
+	w.lead.hold, w.lead.deafTo = 0, volume.AskYield
 	w.start("b")
-	w.run(50 * ms)
-	if r := w.copy(id, "b"); w.broken == nil && r.core.Leading() {
+	w.run(100 * ms)
+	if r := w.copy(id, "b"); w.broken == nil && (r.core.Leading() || r.core.Failure() == nil) {
 		w.fail("%s", r)
 	}
+	w.lead.deafTo = ""
 	w.lead.settles = true
 	w.until(3*time.Second, "another copy", func() bool {
 		e := w.entry(id)
@@ -352,6 +353,26 @@ func TestARecordAfterReadyDropsTheNewFiles(t *testing.T) {
 	w.ack(id, "a", 9)
 	w.until(time.Second, "tidy copies", func() bool { return w.isTidy(id) })
 	w.finish(t)
+}
+
+// Rule R13: while a copy finishes its new files its log stays as it is, also when
+// the primary has given up meanwhile and goes on.
+func TestTheLogStaysWhileNewFilesAreFinished(t *testing.T) {
+	t.Parallel()
+	w, id := littered(t, 3, 2)
+	a, b := w.copy(id, "a"), w.copy(id, "b")
+	w.until(time.Second, "a compaction begun", a.compact)
+	w.until(time.Second, "b to finish", func() bool { p := b.disk.prepared; return p != nil && p.ready && b.disk.preparedLoose })
+	stream, _ := b.core.Following()
+	late := replica.Message{Kind: replica.KindBatch, Stream: stream, Seq: 1 << 40, Offset: b.disk.end(), Bytes: record{9, 1 << 30, put}.bytes()}
+	if err := b.core.OnBatch(late); err == nil {
+		t.Error("b takes a record")
+	}
+	late.Bytes = nil
+	if err := b.core.OnBatch(late); err != nil {
+		t.Errorf("b does not take an empty batch, for which readers may wait: %v", err)
+	}
+	w.report(t)
 }
 
 // A crash at any moment between the decision and the end of the switch leaves a

@@ -20,7 +20,11 @@
 //   - no two acknowledgements name the same place;
 //   - a read that the primary answers shows the newest acknowledged state of its
 //     key, or a newer one: what was deleted stays deleted;
-//   - no key is handed out twice.
+//   - no key is handed out twice;
+//   - when a compaction is decided, every copy in sync has the new files durably,
+//     and they hold all that was ever committed; what is committed to the old files
+//     after that is a failure. Reads are compared by the order in which records
+//     were committed, as offsets change.
 //
 // At the end of every run all faults are mended, and the copies must become
 // equal by themselves.

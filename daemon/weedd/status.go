@@ -327,6 +327,9 @@ func printVolumes(b *strings.Builder, v cluster.View) {
 			numbers := "no report\t\t"
 			if r := c.Report; r != nil {
 				numbers = fmt.Sprintf("%d\t%d\t%d", r.Committed, r.Size, r.Files-r.Deleted)
+				if r.Compacting {
+					role += ", compacting"
+				}
 				if r.State != volume.CopyHealthy {
 					role += ", " + strings.TrimSuffix(string(r.State)+": "+r.Reason, ": ")
 				}

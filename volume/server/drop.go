@@ -184,7 +184,9 @@ func (s *Server) spare(ctx context.Context, d volume.Drop, v *store.Volume) (ver
 	return e.Version, nil
 }
 
-// hasAll asks another copy whether it has what want says, at least.
+// hasAll asks another copy whether it has what want says, at least. One of a later
+// generation cannot be compared; when that was decided, every copy in sync had all
+// that was ever acknowledged in the generations before (rule R13).
 func (s *Server) hasAll(ctx context.Context, id volume.ID, h volume.Holder, want Verification) error {
 	n, err := s.node(ctx, id, h.Node)
 	if err != nil {
@@ -196,6 +198,9 @@ func (s *Server) hasAll(ctx context.Context, id volume.ID, h volume.Holder, want
 	}
 	if got.Epoch >= want.Epoch && (got.Generation != want.Generation || got.At == want.At && got.Committed >= want.Committed && got.Checksum != want.Checksum) {
 		return fmt.Errorf("%w: node %s has %+v, wanted %+v", errOther, h.Node, got, want)
+	}
+	if got.Epoch >= want.Epoch && got.Generation > want.Generation {
+		return nil
 	}
 	if got.Epoch < want.Epoch || got.Generation != want.Generation || got.Committed < want.Committed || got.At != want.At || got.Checksum != want.Checksum {
 		return fmt.Errorf("%w: node %s has %+v, wanted %+v", volume.ErrStale, h.Node, got, want)
