@@ -88,14 +88,9 @@ func TestDirectoriesOfSeaweedFSAreAdopted(t *testing.T) {
 
 	adopted := []volume.ID{1, 3, 4, 20, 21, 50, 51, 52}
 	c.Await("the volumes are adopted and whole", func() error {
-		v, err := c.View()
+		v, err := allAdopted(c, adopted)
 		if err != nil {
 			return err
-		}
-		for _, id := range adopted {
-			if err := adoptedWhole(v, id); err != nil {
-				return err
-			}
 		}
 		if !slices.ContainsFunc(v.Problems, func(p cluster.ViewProblem) bool {
 			return strings.Contains(p.What, "volume 60 cannot be adopted") && strings.Contains(p.What, "cookies")
@@ -124,6 +119,24 @@ func TestDirectoriesOfSeaweedFSAreAdopted(t *testing.T) {
 	}
 	overwriteAndDelete(t, c)
 	noNewIDs(t, c, append(adopted, 60))
+
+	// What was adopted is as good as any other volume: it survives a kill.
+	c.Nodes[0].Kill()
+	c.Nodes[0].Start()
+	c.Await("the volumes are whole again", func() error { _, err := allAdopted(c, adopted); return err })
+	wantRead(t, c.Nodes[0], fidOf(50, 1), "another")
+	wantRead(t, c.Nodes[0], fidOf(51, 4), "new")
+	wantRead(t, c.Nodes[0], fidOf(51, 3), "")
+}
+
+func allAdopted(c *daemontest.Cluster, ids []volume.ID) (cluster.View, error) {
+	v, err := c.View()
+	for _, id := range ids {
+		if err == nil {
+			err = adoptedWhole(v, id)
+		}
+	}
+	return v, err
 }
 
 // adoptedWhole checks that a volume is one of the cluster's, as adopted volumes
