@@ -91,6 +91,7 @@ const (
 	StateNew      State = "new"
 	StateOpen     State = "open"
 	StateFull     State = "full"
+	StateNoRoom   State = "noroom" // as full, until the disks of all copies have room again
 	StateReadOnly State = "readonly"
 	StateExpired  State = "expired"
 )
@@ -191,6 +192,7 @@ type CopyReport struct {
 	Compaction string    `json:"compaction,omitempty"` // what the primary does about it, or why the last attempt came to nothing; for people
 	Blocked    bool      `json:"blocked,omitempty"`    // with CopyFailed: foreign files of this number are in its place, so no copy can be made on this node
 	Adoptable  bool      `json:"adoptable,omitempty"`  // a foreign copy, Copy 0, that may become ours (rule R15)
+	NoRoom     bool      `json:"no_room,omitempty"`    // its disk has too little room for new files
 }
 
 // DiskReport is a node's observation of one of its directories.
@@ -203,6 +205,7 @@ type DiskReport struct {
 	FreeB   uint64   `json:"free_bytes"`
 	Fenced  string   `json:"fenced,omitempty"` // why nothing is written there; empty when all is well
 	Missing bool     `json:"missing,omitempty"`
+	Full    bool     `json:"full,omitempty"` // Fenced only for want of room: nothing new is put there, all else goes on
 }
 
 // Report is what a volume server tells the leader. A full report lists every

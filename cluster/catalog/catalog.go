@@ -371,7 +371,7 @@ func wellFormed(e *volume.Entry) error {
 		return fmt.Errorf("%w: volume %d: primary %q is not in sync", volume.ErrBadRequest, e.Volume, e.Primary)
 	}
 	switch e.State {
-	case volume.StateNew, volume.StateOpen, volume.StateFull, volume.StateReadOnly, volume.StateExpired:
+	case volume.StateNew, volume.StateOpen, volume.StateFull, volume.StateNoRoom, volume.StateReadOnly, volume.StateExpired:
 		return nil
 	}
 	return fmt.Errorf("%w: volume %d: state %q", volume.ErrBadRequest, e.Volume, e.State)

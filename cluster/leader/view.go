@@ -129,6 +129,8 @@ func nodeProblems(nodes []cluster.ViewNode) (out []cluster.ViewProblem) {
 			switch {
 			case d.Missing:
 				out = append(out, fail("volume server %s: directory %s is missing", n.ID, d.Dir))
+			case d.Full:
+				out = append(out, warn("volume server %s: nothing new is put into %s: %s", n.ID, d.Dir, d.Fenced))
 			case d.Fenced != "":
 				out = append(out, fail("volume server %s: nothing is written to %s: %s", n.ID, d.Dir, d.Fenced))
 			}

@@ -615,3 +615,65 @@ func large(n int) placement.View {
 	}
 	return v
 }
+
+func TestAVolumeGetsNoNewFilesWhileADiskOfItsCopiesIsFull(t *testing.T) {
+	t.Parallel()
+	view := func(state volume.State, reports ...*volume.CopyReport) placement.View {
+		e := &volume.Entry{Volume: 7, Spec: volume.Spec{Placement: 1}, State: state, Epoch: 1, Version: 1, Primary: "a",
+			InSync: []volume.Holder{{Node: "a", Copy: 1}, {Node: "b", Copy: 2}}}
+		vol := placement.Volume{Entry: e}
+		for i, r := range reports {
+			if r != nil {
+				vol.Copies = append(vol.Copies, placement.Copy{Node: e.InSync[i].Node, Report: r})
+			}
+		}
+		v := placement.View{Volumes: []placement.Volume{vol}}
+		for _, h := range e.InSync {
+			v.Nodes = append(v.Nodes, placement.Node{Node: volume.Node{ID: h.Node}, Alive: true, Ready: true})
+		}
+		return v
+	}
+	rep := func(c volume.CopyID, full bool) *volume.CopyReport {
+		return &volume.CopyReport{Volume: 7, Copy: c, State: volume.CopyHealthy, NoRoom: full}
+	}
+	for name, c := range map[string]struct {
+		view placement.View
+		want volume.State
+	}{
+		"room everywhere":                 {view(volume.StateOpen, rep(1, false), rep(2, false)), ""},
+		"the follower's disk is full":     {view(volume.StateOpen, rep(1, false), rep(2, true)), volume.StateNoRoom},
+		"it still is":                     {view(volume.StateNoRoom, rep(1, false), rep(2, true)), ""},
+		"one has not said":                {view(volume.StateNoRoom, rep(1, false), nil), ""},
+		"there is room again":             {view(volume.StateNoRoom, rep(1, false), rep(2, false)), volume.StateOpen},
+		"it is full for another reason":   {view(volume.StateFull, rep(1, false), rep(2, false)), ""},
+		"an operator said read-only":      {view(volume.StateReadOnly, rep(1, true), rep(2, false)), ""},
+		"another copy of it has no room":  {view(volume.StateOpen, rep(1, false), rep(9, true)), ""},
+		"the disks of both copies are so": {view(volume.StateOpen, rep(1, true), rep(2, true)), volume.StateNoRoom},
+	} {
+		got := volume.State("")
+		for _, s := range placement.Settle(c.view, placement.Settings{}) {
+			got = s.Change.Next.State
+		}
+		if got != c.want {
+			t.Errorf("%s: next state %q, want %q", name, got, c.want)
+		}
+	}
+}
+
+func TestANodeWithForeignFilesGetsNoCopyOfTheirVolume(t *testing.T) {
+	t.Parallel()
+	e := &volume.Entry{Volume: 7, Spec: volume.Spec{Placement: 1}, State: volume.StateOpen, Epoch: 1, Version: 1, Primary: "a",
+		InSync: []volume.Holder{{Node: "a", Copy: 1}}}
+	disks := []volume.DiskReport{{Dir: "/d", Max: 10}}
+	v := placement.View{Volumes: []placement.Volume{{Entry: e}}, Nodes: []placement.Node{
+		{Node: volume.Node{ID: "a"}, Alive: true, Ready: true, Disks: disks},
+		{Node: volume.Node{ID: "b"}, Alive: true, Ready: true, Disks: disks, Blocked: []volume.ID{6, 7}},
+	}}
+	if steps := placement.Settle(v, placement.Settings{}); len(steps) != 0 {
+		t.Errorf("steps: %+v", steps)
+	}
+	v.Nodes[1].Blocked = []volume.ID{6}
+	if steps := placement.Settle(v, placement.Settings{}); len(steps) != 1 || steps[0].Change.Next.Joining[0].Node != "b" {
+		t.Errorf("steps without anything in the way: %+v", steps)
+	}
+}

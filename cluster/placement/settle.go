@@ -119,9 +119,25 @@ func (p *plan) calm(vol *Volume) bool {
 			return false
 		}
 	}
-	full := e.State == volume.StateOpen && p.over(vol)
+	room := vol.room()
+	full := e.State == volume.StateOpen && (p.over(vol) || room < 0) || e.State == volume.StateNoRoom && room > 0
 	state, end, _ := vol.aging()
 	return len(e.InSync) == e.Spec.Placement.Copies() && len(e.Joining) == 0 && !full && state == e.State && !end
+}
+
+// room is below 0 when the disk of a copy in sync is full, above 0 when all say
+// that theirs are not.
+func (vol *Volume) room() int {
+	known := 1
+	for _, h := range vol.Entry.InSync {
+		switch r := vol.report(h.Node); {
+		case r == nil || r.Copy != h.Copy:
+			known = 0
+		case r.NoRoom:
+			return -1
+		}
+	}
+	return known
 }
 
 // over reports whether the primary's file has reached the limit.
@@ -375,8 +391,17 @@ func nodesOf(hs []volume.Holder) (ids []volume.NodeID) {
 	return ids
 }
 
-// full closes a volume to new ids when it has reached its limit.
+// full closes a volume to new ids when it has reached its limit, and for as long
+// as the disk of a copy has no room.
 func (d *draft) full() {
+	switch room := d.vol.room(); {
+	case d.next.State == volume.StateOpen && room < 0:
+		d.next.State = volume.StateNoRoom
+		d.because("the disk of a copy is full")
+	case d.next.State == volume.StateNoRoom && room > 0:
+		d.next.State = volume.StateOpen
+		d.because("the disks of its copies have room again")
+	}
 	if d.next.State == volume.StateOpen && d.over(d.vol) {
 		d.next.State = volume.StateFull
 		d.because("its file has reached the limit of %d bytes", d.set.VolumeLimit)

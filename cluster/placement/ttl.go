@@ -31,7 +31,7 @@ func (vol *Volume) aging() (next volume.State, end bool, why string) {
 	}
 	grace := min(max(ttl/10, graceLeast), graceMost)
 	switch {
-	case e.State == volume.StateOpen && vol.Idle >= ttl:
+	case (e.State == volume.StateOpen || e.State == volume.StateNoRoom) && vol.Idle >= ttl:
 		return volume.StateFull, false, "everything in it has expired"
 	case e.State == volume.StateOpen && vol.Old >= max(ttl, openLeast):
 		return volume.StateFull, false, "it has been open for as long as its files live"

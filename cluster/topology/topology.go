@@ -146,7 +146,7 @@ func (m *Map) Report(stream uint64, r volume.Report, now time.Time) (news, curre
 			n.blocked = append(n.blocked, c.Volume)
 		}
 		was := n.copies[c.Volume]
-		news = news || was == nil || was.Copy != c.Copy || was.State != c.State
+		news = news || was == nil || was.Copy != c.Copy || was.State != c.State || was.NoRoom != c.NoRoom
 		n.copies[c.Volume] = c
 	}
 	if r.Disks != nil {

@@ -222,6 +222,8 @@ func printDiskTrouble(b *strings.Builder, nodes []cluster.ViewNode) {
 			switch {
 			case d.Missing:
 				fmt.Fprintf(b, "  %s: %s is missing\n", n.URL, d.Dir)
+			case d.Full:
+				fmt.Fprintf(b, "  %s: nothing new is put into %s: %s\n", n.URL, d.Dir, d.Fenced)
 			case d.Fenced != "":
 				fmt.Fprintf(b, "  %s: nothing is written to %s: %s\n", n.URL, d.Dir, d.Fenced)
 			}

@@ -283,7 +283,7 @@ func (c *Core) hindered(a *attempt) error {
 		return c.failed
 	case !c.Leading() || c.entry.Epoch != a.what.Epoch:
 		return fmt.Errorf("%w: epoch %d has passed", volume.ErrStale, a.what.Epoch)
-	case c.entry.State != volume.StateOpen && c.entry.State != volume.StateFull:
+	case c.entry.State != volume.StateOpen && c.entry.State != volume.StateFull && c.entry.State != volume.StateNoRoom:
 		return fmt.Errorf("%w: the volume is %s", volume.ErrReadOnly, c.entry.State)
 	}
 	for h, part := range a.parts {

@@ -23,10 +23,13 @@ func (s *Server) Run(ctx context.Context) error {
 	var work sync.WaitGroup
 	defer work.Wait()
 	work.Go(func() { s.dropLoop(ctx) })
-	work.Go(func() { s.flushLoop(ctx) })
 	work.Go(func() { s.adoptLoop(ctx) })
 	work.Go(func() { s.scrubLoop(ctx) })
 	work.Go(func() { s.mendLoop(ctx) })
+	work.Go(func() { s.opts.Store.Watch(ctx, s.disksChanged) })
+	for _, d := range s.opts.Store.Disks() { // one for each: a disk that hangs holds up no other
+		work.Go(func() { s.flushLoop(ctx, d.Dir) })
+	}
 	for wait := beatAgainFirst; ctx.Err() == nil; {
 		began := time.Now()
 		err := s.beat(ctx)
@@ -50,7 +53,7 @@ func (s *Server) Run(ctx context.Context) error {
 // acknowledged since is read again only once the copy has met its primary.
 const flushEvery = time.Second
 
-func (s *Server) flushLoop(ctx context.Context) {
+func (s *Server) flushLoop(ctx context.Context, dir string) {
 	tick := time.NewTicker(flushEvery)
 	defer tick.Stop()
 	for {
@@ -60,6 +63,9 @@ func (s *Server) flushLoop(ctx context.Context) {
 		case <-tick.C:
 		}
 		for _, v := range s.opts.Store.Volumes() {
+			if v.Dir() != dir {
+				continue
+			}
 			if err := v.Flush(); err != nil {
 				s.log.Warn("index rows are kept in memory for now", "volume", v.ID(), "err", err)
 			}
@@ -129,6 +135,7 @@ func (s *Server) changes(sent map[volume.ID]volume.CopyReport, all bool) volume.
 	dirty := s.dirty
 	s.dirty = map[volume.ID]bool{}
 	rep.Gone, s.gone = s.gone, nil
+	all, s.disks = all || s.disks, false
 	rep.Gone = slices.DeleteFunc(rep.Gone, func(id volume.ID) bool { return s.copies[id] != nil }) // made anew since
 	s.mu.Unlock()
 	for _, id := range rep.Gone {
@@ -184,7 +191,7 @@ func (s *Server) reportOf(id volume.ID) (volume.CopyReport, bool) {
 	case isLost:
 		return lost, true
 	case r != nil:
-		return r.Report(), true
+		return s.reached(r.Report()), true
 	}
 	if v, err := s.opts.Store.Volume(id); err == nil && foreign(v) {
 		return foreignReport(v), true

@@ -19,7 +19,7 @@ func (s *Server) Put(ctx context.Context, id volume.FileID, n *needle.Needle, cr
 		// A repeated write is applied only if the key is absent or holds the
 		// same bytes.
 		if t.local != nil {
-			res, err = put(ctx, t.local, n, createOnly || again)
+			res, err = s.put(ctx, t.local, n, createOnly || again)
 		} else {
 			res, err = s.opts.Remote.Put(ctx, t.node, id, n, createOnly || again)
 		}
@@ -37,7 +37,7 @@ func (s *Server) Put(ctx context.Context, id volume.FileID, n *needle.Needle, cr
 func (s *Server) Delete(ctx context.Context, id volume.FileID, modified uint64) (size int64, err error) {
 	err = s.write(ctx, id.Volume, func(ctx context.Context, t target, again bool) (err error) {
 		if t.local != nil {
-			size, err = remove(ctx, t.local, id)
+			size, err = s.deleteIn(ctx, t.local, id)
 		} else {
 			size, err = s.opts.Remote.Delete(ctx, t.node, id)
 		}
@@ -63,6 +63,9 @@ func (s *Server) explain(id volume.ID, err error) error {
 // Get reads a file; the caller calls Release on it. *volume.ElsewhereError names
 // the nodes to ask when this one has no copy, or one that cannot tell.
 func (s *Server) Get(ctx context.Context, id volume.FileID, readDeleted bool) (*needle.Needle, error) {
+	if reach := s.reach(id.Volume); reach.Unread {
+		return nil, s.elsewhere(ctx, id.Volume, reach.Fenced)
+	}
 	r := s.copy(id.Volume)
 	if r == nil {
 		return s.getForeign(ctx, id, readDeleted)

@@ -251,7 +251,7 @@ func (s goldenState) wantNoWrites(t *testing.T, n *goldenNode, served bool) {
 func (s goldenState) wantFiles(t *testing.T, n *goldenNode, from string) {
 	t.Helper()
 	after, want := volumetest.Files(t, n.dir), maps.Clone(n.files)
-	for _, marker := range []string{".weedd-disk", "vol_dir.uuid"} {
+	for _, marker := range []string{".weedd-disk", ".weedd-probe", "vol_dir.uuid"} {
 		delete(after, marker)
 	}
 	base := s.Volume.String()

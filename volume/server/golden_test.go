@@ -503,7 +503,7 @@ func TestGoldenVolumesAreNeverWrittenTo(t *testing.T) {
 		}
 		n.close()
 		after := volumetest.Files(t, n.dir)
-		for _, marker := range []string{".weedd-disk", "vol_dir.uuid"} {
+		for _, marker := range []string{".weedd-disk", ".weedd-probe", "vol_dir.uuid"} {
 			if _, ok := after[marker]; !ok {
 				t.Errorf("%s: no file %s", name, marker)
 			}

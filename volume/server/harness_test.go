@@ -34,6 +34,9 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const clusterID = "c1"
 
+// minFree is the room that the disks of nodes keep.
+const minFree = 1 << 20
+
 var (
 	spec001 = volume.Spec{Placement: 1}
 	spec000 = volume.Spec{}
@@ -94,7 +97,7 @@ func (c *cluster) boot(id volume.NodeID, fs *faultfs.FS) *node {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	disk, err := store.Open(store.Options{FS: fs, Dirs: []store.Dir{{Path: "/data", Max: 100, Init: true}}, Ledger: ledger, Log: log, Now: time.Now})
+	disk, err := store.Open(store.Options{FS: fs, Dirs: []store.Dir{{Path: "/data", Max: 100, Init: true}}, Ledger: ledger, MinFree: minFree, Log: log, Now: time.Now})
 	if err != nil {
 		c.t.Fatalf("open store of %s: %v", id, err)
 	}

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -36,7 +37,7 @@ func (s *Server) PutHere(ctx context.Context, id volume.FileID, n *needle.Needle
 	if err != nil {
 		return volume.PutResult{}, err
 	}
-	return put(ctx, r, n, createOnly)
+	return s.put(ctx, r, n, createOnly)
 }
 
 // DeleteHere deletes a file if a copy on this node leads.
@@ -45,20 +46,21 @@ func (s *Server) DeleteHere(ctx context.Context, id volume.FileID) (size int64, 
 	if err != nil {
 		return 0, err
 	}
-	return remove(ctx, r, id)
+	return s.deleteIn(ctx, r, id)
 }
 
-// put and remove write to a copy of this node.
-func put(ctx context.Context, r *replica.Replica, n *needle.Needle, createOnly bool) (volume.PutResult, error) {
-	if err := closedByHand(r); err != nil {
+// put and deleteIn write to a copy of this node.
+func (s *Server) put(ctx context.Context, r *replica.Replica, n *needle.Needle, createOnly bool) (volume.PutResult, error) {
+	reach := s.reach(r.Entry().Volume)
+	if err := cmp.Or(closedByHand(r), reach.Fenced, reach.Scarce); err != nil {
 		return volume.PutResult{}, err
 	}
 	res, err := r.Put(ctx, n, createOnly)
 	return res, replaceable(r, err)
 }
 
-func remove(ctx context.Context, r *replica.Replica, id volume.FileID) (size int64, err error) {
-	if err := closedByHand(r); err != nil {
+func (s *Server) deleteIn(ctx context.Context, r *replica.Replica, id volume.FileID) (size int64, err error) {
+	if err := cmp.Or(closedByHand(r), s.reach(id.Volume).Fenced); err != nil {
 		return 0, err
 	}
 	size, err = r.Delete(ctx, id.Key, id.Cookie)

@@ -21,6 +21,7 @@ type metrics struct {
 	copies *prometheus.Desc
 	bytes  *prometheus.Desc
 	disk   *prometheus.Desc
+	fenced *prometheus.Desc
 	aside  *prometheus.Desc
 }
 
@@ -44,6 +45,7 @@ func newMetrics(s *Server) *metrics {
 		copies:            desc("copies", "Copies on this node, by what they do.", "role"),
 		bytes:             desc("bytes", "Bytes of all .dat files served."),
 		disk:              desc("disk_bytes", "Size and free bytes of the file systems of the directories.", "dir", "kind"),
+		fenced:            desc("disk_fenced", "1 for a directory that takes nothing new, for want of room or because its disk is in trouble.", "dir"),
 		aside:             desc("aside", "Volumes on disk that are not served, or only read."),
 	}
 }
@@ -62,7 +64,7 @@ func (s *Server) Collectors() []prometheus.Collector { return []prometheus.Colle
 
 // Describe implements prometheus.Collector.
 func (m *metrics) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{m.corrupt.Desc(), m.scrubbed.Desc(), m.damaged.Desc(), m.repaired.Desc(), m.forwards.Desc(), m.epochs.Desc(), m.compactions.Desc(), m.compactionsFailed.Desc(), m.copies, m.bytes, m.disk, m.aside} {
+	for _, d := range []*prometheus.Desc{m.corrupt.Desc(), m.scrubbed.Desc(), m.damaged.Desc(), m.repaired.Desc(), m.forwards.Desc(), m.epochs.Desc(), m.compactions.Desc(), m.compactionsFailed.Desc(), m.copies, m.bytes, m.disk, m.fenced, m.aside} {
 		out <- d
 	}
 }
@@ -101,6 +103,11 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 	for _, d := range m.server.opts.Store.Disks() {
 		gauge(m.disk, float64(d.AllB), d.Dir, "all")
 		gauge(m.disk, float64(d.FreeB), d.Dir, "free")
+		fenced := 0.0
+		if d.Fenced != "" {
+			fenced = 1
+		}
+		gauge(m.fenced, fenced, d.Dir)
 	}
 	gauge(m.aside, float64(len(m.server.aside())))
 }

@@ -133,6 +133,9 @@ func (s *Server) missingLocked(e volume.Entry, h volume.Holder, inSync bool, v *
 		s.lose(e, h, volume.CopyReport{State: volume.CopyFailed, Blocked: true,
 			Reason: "files of another program for a volume of this number are on this node"})
 		return
+	case v != nil && v.Reach().Fenced != nil: // it cannot be moved out of the way
+		s.lose(e, h, volume.CopyReport{State: volume.CopyFailed, Reason: v.Reach().Fenced.Error()})
+		return
 	case v != nil && newestEpoch(v) > e.Epoch:
 		s.log.Warn("order to replace a copy refused: it knows a newer epoch", "volume", e.Volume, "copy", v.CopyID(), "epoch", e.Epoch)
 		return

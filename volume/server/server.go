@@ -35,6 +35,8 @@ type Store interface {
 	Volumes() []*store.Volume
 	Aside() []volume.SetAside
 	Disks() []volume.DiskReport
+	// Watch looks at the directories until ctx ends, and tells what has changed.
+	Watch(ctx context.Context, changed func())
 	// Here lists the copies of a volume whose files are in the way of another,
 	// and whether there are some that were never ours.
 	Here(id volume.ID) (ours []volume.CopyID, foreign bool)
@@ -139,6 +141,7 @@ type Server struct {
 	copies   map[volume.ID]*replica.Replica // foreign volumes have none
 	dirty    map[volume.ID]bool             // to be reported
 	gone     []volume.ID                    // to be reported
+	disks    bool                           // the disks are to be reported
 	lost     map[volume.ID]volume.CopyReport
 	drops    map[volume.ID]volume.Drop // ordered and not carried out
 	adopting map[volume.ID]*adoption   // ordered and not carried out
@@ -253,7 +256,7 @@ func (s *Server) Ready() (reasons []string) {
 	if s.foreign != "" {
 		reasons = append(reasons, fmt.Sprintf("the masters are of cluster %s, the data is of cluster %s", s.foreign, s.opts.ClusterID()))
 	}
-	usable := func(d volume.DiskReport) bool { return d.Fenced == "" && !d.Missing }
+	usable := func(d volume.DiskReport) bool { return (d.Fenced == "" || d.Full) && !d.Missing } // a full disk is read
 	if !slices.ContainsFunc(s.opts.Store.Disks(), usable) {
 		reasons = append(reasons, "no disk can be used")
 	}

@@ -21,7 +21,7 @@ const (
 // error is volume.ErrNoSpace; after any other failure to write the copy has
 // failed.
 func (v *Volume) Append(records []byte) error {
-	if err := v.writable(); err != nil {
+	if err := errors.Join(v.writable(), v.dir.fenced()); err != nil {
 		return err
 	}
 	v.mu.Lock()
@@ -190,7 +190,7 @@ func (v *Volume) Publish(committed int64) {
 // process was killed, they show what may be read before anybody has said how far
 // the volume is committed. It also writes an image of the index when one is due.
 func (v *Volume) Flush() error {
-	if v.writable() != nil {
+	if v.writable() != nil || v.dir.fenced() != nil {
 		return nil
 	}
 	err := v.flushRows()
@@ -267,6 +267,9 @@ func (v *Volume) saveCheckpoint(durable int64) error {
 	}
 	var err error
 	if c.sums, err = c.sums.cut(v.dat(), c.committed); err != nil {
+		return fmt.Errorf("checkpoint of volume %d: %w", v.id, err)
+	}
+	if err := v.dir.writable(v.opts.FS); err != nil {
 		return fmt.Errorf("checkpoint of volume %d: %w", v.id, err)
 	}
 	if err := vfs.Replace(v.opts.FS, v.base+extCkpt, c.encode()); err != nil {

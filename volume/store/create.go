@@ -41,6 +41,9 @@ func (s *Store) create(id volume.ID, spec volume.Spec, copy volume.CopyID) (*Vol
 	if err := s.absent(id, baseName(id, spec.Collection)); err != nil {
 		return nil, err
 	}
+	if err := d.present(s.opts.FS); err != nil {
+		return nil, err
+	}
 	base := filepath.Join(d.Path, baseName(id, spec.Collection))
 	if err := s.writeNew(base, id, spec, copy); err != nil {
 		return nil, errors.Join(err, removeFiles(s.opts.FS, base))
@@ -93,7 +96,7 @@ func (s *Store) absent(id volume.ID, name string) error {
 		return fmt.Errorf("%w: %s", volume.ErrExists, path)
 	}
 	for _, d := range s.dirs {
-		if d.problem != "" {
+		if d.problem != "" || d.fenced() != nil { // what it has is seen when it is back
 			continue
 		}
 		for _, ext := range []string{extCopy, extDat, extIdx, extVif, extErasure} {
@@ -166,6 +169,9 @@ func (s *Store) doom(id volume.ID, copy volume.CopyID, reason string) error {
 	s.orders.Lock()
 	defer s.orders.Unlock()
 	d, base, v, err := s.find(id, copy, reason != "")
+	if err == nil {
+		err = d.writable(s.opts.FS)
+	}
 	if err != nil {
 		return err
 	}

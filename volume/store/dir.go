@@ -22,7 +22,9 @@ const (
 type dir struct {
 	Dir
 	lock    io.Closer // nil if it could not be taken
+	id      string    // in its marker file
 	problem string    // why it is not used
+	watched
 }
 
 // openDir locks a directory and makes sure that it is one of ours. It returns a
@@ -84,6 +86,7 @@ func (d *dir) fill(fs vfs.FS, marker string) error {
 			return err
 		}
 	}
+	d.id = id
 	return fs.SyncDir(d.Path)
 }
 

@@ -116,7 +116,7 @@ func passing(err error) error {
 	switch {
 	case noRoom(err):
 		return volume.ErrNoSpace
-	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
+	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE), errors.Is(err, volume.ErrUnavailable):
 		return volume.ErrUnavailable
 	}
 	return nil

@@ -329,14 +329,7 @@ func (s *Store) Disks() []volume.DiskReport {
 			r.Max = r.Used + spareSlots
 		}
 		if !r.Missing {
-			space, err := s.opts.FS.Space(d.Path)
-			r.AllB, r.FreeB = space.All, space.Free
-			switch {
-			case err != nil:
-				r.Fenced = err.Error()
-			case space.Free < s.opts.MinFree:
-				r.Fenced = fmt.Sprintf("%d bytes are free, fewer than the %d to be kept", space.Free, s.opts.MinFree)
-			}
+			d.report(s, &r)
 		}
 		list = append(list, r)
 	}

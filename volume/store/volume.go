@@ -148,6 +148,9 @@ func (c *counts) add(r indexRow, old place) {
 // ID names the volume.
 func (v *Volume) ID() volume.ID { return v.id }
 
+// Dir is the directory that the volume's files are in.
+func (v *Volume) Dir() string { return v.dir.Path }
+
 // Spec says how the volume is to be kept, as far as its files tell.
 func (v *Volume) Spec() volume.Spec { return v.spec }
 
@@ -251,6 +254,9 @@ func (v *Volume) SetEpochs(epochs []volume.EpochStart) error {
 	if err := v.writable(); err != nil {
 		return err
 	}
+	if err := v.dir.writable(v.opts.FS); err != nil {
+		return err
+	}
 	epochs = slices.Clone(epochs)
 	if n := len(epochs); n > 0 {
 		if err := v.setGeneration(epochs[n-1].Generation); err != nil {
@@ -284,6 +290,9 @@ func replace(fs vfs.FS, path string, data []byte) (renamed bool, err error) {
 // the process has too many files open.
 func (v *Volume) AddEpoch(e volume.EpochStart) error {
 	if err := v.writable(); err != nil {
+		return err
+	}
+	if err := v.dir.writable(v.opts.FS); err != nil {
 		return err
 	}
 	epochs := v.Epochs()

@@ -248,7 +248,8 @@ func (a *API) healthz(x *exchange, _ httprouter.Params) error {
 // ReadyAnswer is the answer of /readyz.
 type ReadyAnswer struct {
 	Ready   bool     `json:"ready"`
-	Reasons []string `json:"reasons"` // why not; empty when ready
+	Reasons []string `json:"reasons"`         // why not; empty when ready
+	Notes   []string `json:"notes,omitempty"` // directories that take nothing new, and why
 }
 
 func (a *API) readyz(x *exchange, _ httprouter.Params) error {
@@ -256,6 +257,11 @@ func (a *API) readyz(x *exchange, _ httprouter.Params) error {
 	status := http.StatusServiceUnavailable
 	if answer.Ready = len(answer.Reasons) == 0; answer.Ready {
 		answer.Reasons, status = []string{}, http.StatusOK
+	}
+	for _, d := range a.blobs.Status().Disks {
+		if d.Fenced != "" {
+			answer.Notes = append(answer.Notes, fmt.Sprintf("nothing new is put into %s: %s", d.Dir, d.Fenced))
+		}
 	}
 	wire.RetryLater(x.w.Header(), status)
 	x.json(status, answer)

@@ -81,11 +81,12 @@ type DiskStatus struct {
 	PercentFree float32 `json:"percent_free"`
 	PercentUsed float32 `json:"percent_used"`
 	DiskType    string  `json:"disk_type,omitempty"` // absent for hdd
+	Fenced      string  `json:"fenced,omitempty"`    // why nothing new is put there; ours
 }
 
 // NewDiskStatus says what a node reports of a directory in the API's words.
 func NewDiskStatus(d volume.DiskReport) DiskStatus {
-	s := DiskStatus{Dir: d.Dir, All: d.AllB, Free: min(d.FreeB, d.AllB), DiskType: string(d.Disk)}
+	s := DiskStatus{Dir: d.Dir, All: d.AllB, Free: min(d.FreeB, d.AllB), DiskType: string(d.Disk), Fenced: d.Fenced}
 	s.Used = s.All - s.Free
 	if s.All > 0 {
 		s.PercentFree = float32(float64(s.Free) / float64(s.All) * 100)

@@ -66,6 +66,7 @@ type FS struct {
 	crashed bool
 	ops     int
 	fault   func(Op) error
+	hang    func(Op) <-chan struct{}
 	names   map[string]*node // what programs see
 	durable map[string]*node // what SyncDir has made durable
 	pending []change         // of names, not durable
@@ -128,6 +129,15 @@ func (fs *FS) SetFault(f func(Op) error) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	fs.fault = f
+}
+
+// SetHang makes f decide, for each operation to come, whether it hangs: until the
+// channel that f returns is closed; nil is not at all. f must not call the file
+// system; nil ends it, for operations to come.
+func (fs *FS) SetHang(f func(Op) <-chan struct{}) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	fs.hang = f
 }
 
 // FailAt makes the i-th operation from now fail with ErrInjected, i = 0 being
@@ -245,6 +255,16 @@ func (fs *FS) startLocked(kind Kind, path string) error {
 	}
 	op := Op{N: fs.ops, Kind: kind, Path: path}
 	fs.ops++
+	if fs.hang != nil {
+		if wait := fs.hang(op); wait != nil {
+			fs.mu.Unlock()
+			<-wait
+			fs.mu.Lock()
+			if fs.crashed {
+				return ErrCrashed
+			}
+		}
+	}
 	if fs.fault != nil {
 		return fs.fault(op)
 	}

@@ -1,0 +1,135 @@
+package server_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"weedd/volume"
+	"weedd/volume/vfs"
+	"weedd/volume/vfs/faultfs"
+)
+
+// soonFenced is how long trouble with a disk may take to show.
+const soonFenced = 5 * time.Second
+
+// within waits for a condition that must hold before limit.
+func within(t *testing.T, limit time.Duration, what string, f func() bool) {
+	t.Helper()
+	began := time.Now()
+	eventually(t, what, f)
+	if took := time.Since(began); took > limit+2*time.Second { // of a busy machine
+		t.Errorf("%s: only after %v", what, took)
+	}
+}
+
+func (n *node) disk0() volume.DiskReport { return n.Status().Disks[0] }
+
+func TestAFullDiskIsReadAndDeletedFromAndWritableWhenThereIsRoom(t *testing.T) {
+	t.Parallel()
+	c := start(t, "a")
+	c.master.grow(1, spec000, "a")
+	c.open(1, 1)
+	n := c.node("a")
+	n.mustPut(t, fileID(1, 1), "one")
+	n.mustPut(t, fileID(1, 2), "two")
+	n.fs.SetSpace(vfs.Space{All: 1 << 40, Free: minFree / 2})
+	within(t, soonFenced, "the disk is shown as full", func() bool { return n.disk0().Full && n.disk0().Fenced != "" })
+	c.eventually("the copy is reported without room", func() bool { return c.master.report("a", 1).NoRoom })
+	n.mustPut(t, fileID(1, 3), "an id given out before") // nothing new is put there, that is all
+	n.fs.SetSpace(vfs.Space{All: 1 << 40, Free: minFree / 8})
+	within(t, soonFenced, "files are refused", func() bool {
+		_, err := n.Put(context.Background(), fileID(1, 9), file(fileID(1, 9), "x"), false)
+		return errors.Is(err, volume.ErrNoSpace)
+	})
+	c.wantFile("a", fileID(1, 1), "one")
+	if _, err := n.Delete(context.Background(), fileID(1, 2), 0); err != nil {
+		t.Errorf("delete on a disk that is nearly full: %v", err)
+	}
+	if r := n.Ready(); len(r) > 0 {
+		t.Errorf("not ready for reads: %q", r)
+	}
+	n.fs.SetSpace(vfs.Space{All: 1 << 40, Free: 1 << 40})
+	within(t, 2*soonFenced, "it is written to again", func() bool {
+		_, err := n.Put(context.Background(), fileID(1, 10), file(fileID(1, 10), "y"), false)
+		return err == nil && n.disk0().Fenced == ""
+	})
+	if rep := c.master.report("a", 1); rep.State != volume.CopyHealthy {
+		t.Errorf("the copy is %s: %s", rep.State, rep.Reason)
+	}
+}
+
+func TestADiskInTroubleIsFencedAndServedElsewhere(t *testing.T) {
+	t.Parallel()
+	for what, trouble := range map[string]struct {
+		begin func(fs *faultfs.FS) (end func())
+		shows string
+	}{
+		"its mount vanished": {func(fs *faultfs.FS) func() {
+			gone := func(on bool) {
+				fs.SetFault(func(op faultfs.Op) error {
+					if on && op.Kind == faultfs.Open && strings.HasPrefix(op.Path, "/data/") {
+						return syscall.ENOENT
+					}
+					return nil
+				})
+			}
+			gone(true)
+			return func() { gone(false) }
+		}, "marker"},
+		"its writes fail": {func(fs *faultfs.FS) func() {
+			fs.SetFault(func(op faultfs.Op) error {
+				if op.Kind == faultfs.Write && strings.HasSuffix(op.Path, ".weedd-probe") {
+					return syscall.EIO
+				}
+				return nil
+			})
+			return func() { fs.SetFault(nil) }
+		}, "input/output error"},
+		"it hangs": {func(fs *faultfs.FS) func() {
+			stuck := make(chan struct{})
+			fs.SetHang(func(faultfs.Op) <-chan struct{} { return stuck })
+			return func() { fs.SetHang(nil); close(stuck) }
+		}, "not answered"},
+	} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			c := start(t, "a", "b")
+			c.master.grow(1, spec001, "a", "b")
+			c.open(1, 2)
+			a := c.node("a")
+			a.mustPut(t, fileID(1, 1), "one")
+			c.wantSame(1, "a", "b")
+			end := trouble.begin(a.fs)
+			defer func() { end() }()
+			within(t, soonFenced, "the reason shows", func() bool { return strings.Contains(a.disk0().Fenced, trouble.shows) })
+			c.eventually("its copy is reported lost", func() bool {
+				r := c.master.report("a", 1)
+				return r.State == volume.CopyLost && strings.Contains(r.Reason, trouble.shows)
+			})
+			c.wantFile("a", fileID(1, 1), "one")
+			if r := a.Ready(); len(r) != 1 || !strings.Contains(r[0], "disk") {
+				t.Errorf("ready with its only disk in trouble: %q", r)
+			}
+			old := c.master.entry(1).InSync[0]
+			c.master.change(1, func(e *volume.Entry) { // as the leader decides then
+				e.Primary, e.InSync, e.Joining = "b", e.InSync[1:], nil
+			})
+			c.node("b").mustPut(t, fileID(1, 2), "without a")
+			end()
+			end = func() {}
+			within(t, 2*soonFenced, "the disk is used again", func() bool { return a.disk0().Fenced == "" })
+			c.eventually("its copy is reported as it is", func() bool {
+				r := c.master.report("a", 1)
+				return r.Copy == old.Copy && r.State == volume.CopyHealthy
+			})
+			c.wantFile("a", fileID(1, 1), "one")
+			c.master.change(1, func(e *volume.Entry) { e.Joining = []volume.Holder{{Node: "a", Copy: volume.NewCopyID()}} })
+			c.open(1, 2)
+			c.wantSame(1, "a", "b")
+		})
+	}
+}

@@ -1,0 +1,237 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"weedd/volume"
+	"weedd/volume/vfs"
+)
+
+// How directories are watched: what is wrong shows within watchEvery + watchLimit.
+const (
+	watchEvery = time.Second
+	watchLimit = 3 * time.Second // a look that takes longer says that the disk hangs
+	writeEvery = 3               // every so many looks write and sync a small file
+
+	probeName = ".weedd-probe" // that file; nobody reads it
+)
+
+// condition is what the last look at a directory has found. It is never changed
+// in place.
+type condition struct {
+	space  vfs.Space
+	fence  error // nothing may be written there, for this reason; nil when all is well
+	gone   bool  // with fence: what is at its path is not the directory
+	hangs  bool  // with fence: it does not answer
+	since  time.Time
+	full   bool // less than Options.MinFree is free
+	scarce bool // less than a quarter of that is free: only deletions are taken
+}
+
+// same reports whether there is nothing to tell.
+func (c *condition) same(other *condition) bool {
+	return (c.fence == nil) == (other.fence == nil) && (c.fence == nil || c.fence.Error() == other.fence.Error()) &&
+		c.full == other.full && c.scarce == other.scarce
+}
+
+// watched is the part of a dir that Watch keeps.
+type watched struct {
+	now atomic.Pointer[condition] // nil unless it is watched
+
+	probe sync.Mutex // held during a look; one at a time
+	looks int        // guarded by probe
+}
+
+// Watch looks at every directory in use until ctx ends: whether it is still
+// there, answers in time, takes a write, and how much room it has. It calls
+// changed, one call at a time for each directory, after what Disks and Usable
+// tell has changed, and a while later once more if a directory is fenced. A
+// directory that is found well again is used again.
+//
+// A look that hangs is not waited for when ctx ends: it ends when the disk answers.
+func (s *Store) Watch(ctx context.Context, changed func()) {
+	var all sync.WaitGroup
+	defer all.Wait()
+	for _, d := range s.dirs {
+		if d.problem == "" {
+			all.Go(func() { s.watch(ctx, d, changed) })
+		}
+	}
+}
+
+func (s *Store) watch(ctx context.Context, d *dir, changed func()) {
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	var pending chan *condition // a look under way
+	for {
+		if pending == nil {
+			pending = make(chan *condition, 1)
+			go func(out chan<- *condition) { out <- s.look(d) }(pending)
+		}
+		limit := time.NewTimer(watchLimit)
+		var c *condition
+		select {
+		case c = <-pending:
+			pending = nil
+		case <-limit.C:
+			c = &condition{hangs: true, fence: fmt.Errorf("the disk has not answered for %v", watchLimit)}
+		case <-ctx.Done():
+			limit.Stop()
+			return
+		}
+		limit.Stop()
+		if s.tell(d, c) {
+			changed()
+		}
+		if c.hangs {
+			continue
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// look makes one look at a directory.
+func (s *Store) look(d *dir) *condition {
+	d.probe.Lock()
+	defer d.probe.Unlock()
+	c := &condition{}
+	if c.fence = d.present(s.opts.FS); c.fence != nil {
+		c.gone = true
+		return c
+	}
+	if c.space, c.fence = s.opts.FS.Space(d.Path); c.fence != nil {
+		return c
+	}
+	d.looks++
+	if d.looks%writeEvery == 1 {
+		if err := vfs.Write(s.opts.FS, filepath.Join(d.Path, probeName), []byte("weedd\n")); err != nil && !noRoom(err) {
+			c.fence = fmt.Errorf("a write of a few bytes failed: %w", err)
+		}
+	} else if was := d.now.Load(); was != nil && was.fence != nil && !was.gone && !was.hangs {
+		c.fence = was.fence // until a write goes through
+	}
+	return c
+}
+
+// tell makes c what is known of d, and reports whether that is news.
+func (s *Store) tell(d *dir, c *condition) bool {
+	was := d.now.Load()
+	if was == nil {
+		was = &condition{}
+	}
+	c.since = s.opts.Now()
+	if c.fence != nil {
+		if was.fence != nil {
+			c.since = was.since
+		}
+		c.space = was.space
+	}
+	keep := s.opts.MinFree
+	if was.full {
+		keep += keep / 8 // a disk at the border does not go to and fro
+	}
+	c.full = c.space.Free < keep && c.space.All > 0
+	c.scarce = c.space.Free < keep/4 && c.space.All > 0
+	d.now.Store(c)
+	if c.same(was) {
+		return c.fence != nil && s.opts.Now().Sub(c.since) < 3*lostAfter // those who count the time look again
+	}
+	switch {
+	case c.fence != nil:
+		s.opts.Log.Error("data directory is fenced: nothing is written there", "dir", d.Path, "err", c.fence)
+	case was.fence != nil:
+		s.opts.Log.Info("data directory is in use again", "dir", d.Path)
+	case c.full != was.full:
+		s.opts.Log.Warn("room on the disk of a data directory", "dir", d.Path, "full", c.full, "free", c.space.Free)
+	}
+	return true
+}
+
+// present reports, as volume.ErrUnavailable, that what is at the path of d is not
+// d: its disk is not mounted any more, or another one is. It is asked before a
+// file is made by its name, which might land in the bare directory below.
+func (d *dir) present(fs vfs.FS) error {
+	id, err := vfs.ReadFile(fs, filepath.Join(d.Path, markerName))
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return fmt.Errorf("%w: %s has no marker file %s any more: is its disk mounted?", volume.ErrUnavailable, d.Path, markerName)
+	case err != nil:
+		return fmt.Errorf("%w: marker file of %s: %w", volume.ErrUnavailable, d.Path, err)
+	case string(id) != d.id:
+		return fmt.Errorf("%w: another disk is at %s: its marker file says %.40q and should say %s", volume.ErrUnavailable, d.Path, id, d.id)
+	}
+	return nil
+}
+
+// fenced is why nothing may be written in d, nil if it may, as of the last look.
+func (d *dir) fenced() error {
+	if c := d.now.Load(); c != nil && c.fence != nil {
+		return fmt.Errorf("%w: directory %s is fenced: %w", volume.ErrUnavailable, d.Path, c.fence)
+	}
+	return nil
+}
+
+// writable is nil if files may be made in d by their names.
+func (d *dir) writable(fs vfs.FS) error {
+	if err := d.fenced(); err != nil {
+		return err
+	}
+	return d.present(fs)
+}
+
+// lostAfter is how long a disk that hangs is waited for: its copies are not
+// replaced for a hiccup.
+const lostAfter = 5 * time.Second
+
+// Reach says what the directory of a volume is good for, as Watch found it.
+type Reach struct {
+	Fenced error // why it takes no writes, nil if it does: volume.ErrUnavailable
+	Unread bool  // with Fenced: reads are better sent elsewhere
+	Lost   bool  // with Fenced: the cluster should do without this copy
+	Full   bool  // the disk has too little room for new ids
+	Scarce error // why only deletions are taken, nil if all is: volume.ErrNoSpace
+}
+
+// Reach is what the directory of v is good for at the moment. It does no I/O.
+func (v *Volume) Reach() Reach {
+	c := v.dir.now.Load()
+	if c == nil {
+		return Reach{}
+	}
+	r := Reach{Fenced: v.dir.fenced(), Full: c.full}
+	if r.Fenced != nil {
+		r.Unread = c.gone || c.hangs
+		r.Lost = !c.hangs || v.opts.Now().Sub(c.since) >= lostAfter
+	}
+	if c.scarce {
+		r.Scarce = fmt.Errorf("%w: volume %d: %d bytes are free on the disk of %s", volume.ErrNoSpace, v.id, c.space.Free, v.dir.Path)
+	}
+	return r
+}
+
+// report fills in what a report says of the state of d.
+func (d *dir) report(s *Store, r *volume.DiskReport) {
+	c := d.now.Load()
+	if c == nil { // nobody watches
+		space, err := s.opts.FS.Space(d.Path)
+		c = &condition{space: space, fence: err, full: err == nil && space.Free < s.opts.MinFree}
+	}
+	r.AllB, r.FreeB = c.space.All, c.space.Free
+	switch {
+	case c.fence != nil:
+		r.Fenced, r.Missing = c.fence.Error(), c.gone
+	case c.full:
+		r.Fenced, r.Full = fmt.Sprintf("fewer than %d bytes are free", s.opts.MinFree), true
+	}
+}
