@@ -55,7 +55,8 @@ type watched struct {
 // tell has changed, and a while later once more if a directory is fenced. A
 // directory that is found well again is used again.
 //
-// A look that hangs is not waited for when ctx ends: it ends when the disk answers.
+// A look that hangs is not waited for long when ctx ends: it ends when the disk
+// answers.
 func (s *Store) Watch(ctx context.Context, changed func()) {
 	var all sync.WaitGroup
 	defer all.Wait()
@@ -83,6 +84,10 @@ func (s *Store) watch(ctx context.Context, d *dir, changed func()) {
 		case <-limit.C:
 			c = &condition{hangs: true, fence: fmt.Errorf("the disk has not answered for %v", watchLimit)}
 		case <-ctx.Done():
+			select {
+			case <-pending:
+			case <-limit.C:
+			}
 			limit.Stop()
 			return
 		}
