@@ -301,3 +301,24 @@ func TestAdoptionNeedsRoom(t *testing.T) {
 	must(t, err)
 	must(t, checkAdopted(v))
 }
+
+// What we cannot write, or SeaweedFS was told not to, stays what it is.
+func TestVolumesOfOtherFormsAreNotAdopted(t *testing.T) {
+	t.Parallel()
+	for name, vif := range map[string]string{
+		"marked": `{"version": 3, "readOnly": true}`,
+		"wide":   `{"version": 3, "bytesOffset": 5}`,
+	} {
+		fs := newDisk(t, 1)
+		foreignFiles(t, fs, needle.V3)
+		must(t, vfs.Write(fs, "/d/7.vif", []byte(vif)))
+		if name == "wide" {
+			idx := indexRow{1, SuperBlockSize, 8}.append(nil)
+			must(t, vfs.Write(fs, "/d/7.idx", append(idx[:12], 0, 0, 0, 0, 8)))
+		}
+		s := openStore(t, fs)
+		if _, _, err := adoptAll(s, 7); !errors.Is(err, volume.ErrReadOnly) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

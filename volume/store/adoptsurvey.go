@@ -31,6 +31,10 @@ func (v *Volume) Adoptable() error {
 		return fmt.Errorf("%w: volume %d is ours", volume.ErrExists, v.id)
 	case v.ours:
 		return fmt.Errorf("%w: volume %d was ours, and another program has written to it since", volume.ErrExists, v.id)
+	case v.Fixed() != "":
+		return fmt.Errorf("%w: volume %d: %s", volume.ErrReadOnly, v.id, v.Fixed())
+	case v.Marked():
+		return fmt.Errorf("%w: volume %d: SeaweedFS was told that it takes no writes", volume.ErrReadOnly, v.id)
 	}
 	return nil
 }
