@@ -82,11 +82,12 @@ func (d *Daemon) startVolume(masters *clusterrpc.Client) {
 		Node: d.dir.node, Store: v.store, Ledger: v.ledger, Master: masters, Peers: peers{d.mesh}, Remote: v.remote,
 		ClusterID: d.dir.ClusterID, SetClusterID: d.setClusterID,
 		Logger: d.log, Now: time.Now, Run: rand.Uint64(), Version: d.opts.Version, Hold: d.cfg.Limits.Hold,
+		Scrub: d.cfg.Volume.Scrub,
 	})
 	d.open.push(v.server.Close)
 	volumerpc.Register(d.rpc, v.server, volumerpc.Limits{File: int64(d.cfg.Limits.FileSize)})
 	v.api = volumehttp.New(volumehttp.Options{
-		Blobs: blobs{v.server}, Log: d.log, Version: d.opts.Version, Metrics: d.metricsHandler(),
+		Blobs: blobs{v.server}, Log: d.log, Version: d.opts.Version, Metrics: d.metricsHandler(), Scrub: blobs{v.server},
 		FileLimit: int64(d.cfg.Limits.FileSize), UploadLimit: int64(d.cfg.Limits.InFlight),
 		ReadMode: volumehttp.ReadMode(d.cfg.Volume.ReadMode), Hold: d.cfg.Limits.Hold,
 	})
@@ -115,6 +116,12 @@ func (v *volumeRole) setLimits(cfg config.Config) {
 
 // blobs is the volume role as its public API sees it.
 type blobs struct{ *server.Server }
+
+// Scrub implements volumehttp.Scrubber.
+func (b blobs) Scrub(ids ...volume.ID) (int, error) { return b.ScrubNow(ids...) }
+
+// Scrubbed implements volumehttp.Scrubber.
+func (b blobs) Scrubbed() any { return b.ScrubStatus() }
 
 // Status implements volumehttp.Blobs.
 func (b blobs) Status() volumehttp.Status { return volumehttp.Status(b.Server.Status()) }

@@ -82,11 +82,12 @@ type Master struct {
 
 // Volume is the volume role.
 type Volume struct {
-	HTTP      Listen `mapstructure:"http"`
-	PublicURL string `mapstructure:"public_url"` // host or host:port given to clients; "" for address and port
-	ReadMode  string `mapstructure:"read_mode"`  // proxy, redirect, local: what to do for volumes that are elsewhere
-	Sync      string `mapstructure:"sync"`       // group (fsync before the answer), os
-	Disks     []Disk `mapstructure:"disks"`      // Load puts one below Data when the file names none
+	HTTP      Listen        `mapstructure:"http"`
+	PublicURL string        `mapstructure:"public_url"` // host or host:port given to clients; "" for address and port
+	ReadMode  string        `mapstructure:"read_mode"`  // proxy, redirect, local: what to do for volumes that are elsewhere
+	Sync      string        `mapstructure:"sync"`       // group (fsync before the answer), os
+	Scrub     time.Duration `mapstructure:"scrub"`      // every volume is read through once in so long; 0 is only when asked
+	Disks     []Disk        `mapstructure:"disks"`      // Load puts one below Data when the file names none
 }
 
 // Disk is a directory for volumes.
@@ -137,6 +138,7 @@ func Default() Config {
 			HTTP:     Listen{Port: DefaultVolumePort},
 			ReadMode: "proxy",
 			Sync:     "group",
+			Scrub:    7 * 24 * time.Hour,
 		},
 		Limits: Limits{
 			FileSize:     256 * MiB,

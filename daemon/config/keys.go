@@ -102,6 +102,8 @@ var keys = []key{
 		doc: "What to do for a file that is on another node: proxy it, redirect to it, or serve local\nfiles only."},
 	{name: "volume.sync", choices: []string{"group", "os"}, field: func(c *Config) any { return &c.Volume.Sync },
 		doc: "group: an answer means that the file is on disk, on every copy. os: it is in the system's\npage cache; a power failure may lose it."},
+	{name: "volume.scrub", max: int64(365 * 24 * time.Hour), field: func(c *Config) any { return &c.Volume.Scrub },
+		doc: "Every volume is read through once in so long, and what is bad is repaired from another copy;\n\"0s\" is only when asked for."},
 	{name: disksKey, sample: "", field: func(c *Config) any { return &c.Volume.Disks },
 		doc: "Directories for volumes, one table for each. Without any, volumes go to \"volumes\" below data.\ntype is hdd, ssd or a word of yours; max is the most volumes, 0 for as many as fit."},
 

@@ -5,8 +5,11 @@ import (
 	"compress/gzip"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -149,7 +152,7 @@ func TestVolumeCommandsSayWhatIsAmiss(t *testing.T) {
 	t.Parallel()
 	dir := seaweedVolume(t, "damage", "clean/in/")
 	for line, want := range map[string]string{
-		"volume check":                                   "requires at least 1 arg",
+		"volume check":                                   "say what to check",
 		"volume check DIR --volume 3":                    "there is no volume 3 in DIR",
 		"volume fix DIR":                                 "say which: --volume N or --all",
 		"volume fix DIR --all --volume 40":               "say which: --volume N or --all",
@@ -226,5 +229,43 @@ func TestVolumeCommandsOnADirectoryInUse(t *testing.T) {
 	}
 	if !reflect.DeepEqual(before, snapshot(t, dir)) {
 		t.Error("files were changed")
+	}
+}
+
+// A running daemon is asked to look through its volumes; what it cannot repair is
+// told by the exit code.
+func TestVolumeCheckAsksARunningServer(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		problem string
+		code    int
+		says    string
+	}{
+		{"", 0, "volume 7: good"},
+		{`,"bad":1,"repaired":1,"problems":[{"offset":8,"key":"1","what":"checksum","repaired":true}]`, 0, "at 8, key 1: checksum (repaired)"},
+		{`,"bad":1,"problems":[{"offset":8,"key":"1","what":"checksum","repaired":false,"error":"no copy"}]`, 1, "at 8, key 1: checksum (no copy)"},
+		{`,"error":"cannot be read"`, 1, "cannot be read"},
+	} {
+		asked := 0
+		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Method == "POST" {
+				asked++
+				fmt.Fprint(w, `{"volumes":1}`)
+				return
+			}
+			done := `"done":"2026-01-02T03:04:05Z"`
+			if asked++; asked == 2 {
+				done = `"waiting":true`
+			}
+			fmt.Fprintf(w, `[{"volume":7,"pos":8,"size":100,%s%s}]`, done, c.problem)
+		}))
+		code, out, said := weedd("volume", "check", "--server", strings.TrimPrefix(srv.URL, "http://"), "--volume", "7")
+		srv.Close()
+		if code != c.code || !strings.Contains(out, c.says) || asked < 3 {
+			t.Errorf("%s: exit code %d, asked %d times\n%s%s", c.problem, code, asked, out, said)
+		}
+	}
+	if code, _, _ := weedd("volume", "check", "--server", "127.0.0.1:1"); code != 2 {
+		t.Errorf("no server: exit code %d", code)
 	}
 }

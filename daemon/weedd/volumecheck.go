@@ -16,20 +16,30 @@ import (
 func newVolumeCheckCommand() *cobra.Command {
 	var only volumeFlag
 	var asJSON bool
+	var server string
 	cmd := &cobra.Command{
-		Use:   "check DIR...",
+		Use:   "check DIR... | --server HOST:PORT",
 		Short: "Read every record of volumes and say what is wrong",
 		Long: `Reads every record of the volumes in directories and verifies the checksums, the
 order of the records, the index against the data, and the small files beside. What
 is wrong is named with volume, file, key (in hex) and offset, and with what can be
 done about it. Nothing is written. A daemon may run meanwhile.
 
+With --server a running daemon on this host is asked to look through its volumes
+now, rather than in its own time; it repairs what is bad from other copies.
+
 Exit codes: 0 all is good, 1 there are problems, 2 the check could not be made.`,
 		Example: `  weedd volume check data/volumes
   weedd volume check /mnt/disk1 --volume 7
+  weedd volume check --server localhost:8080
   weedd volume check --json /mnt/disk* | jq '.[].findings[]'`,
-		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, dirs []string) error {
+			if (len(dirs) > 0) == (server != "") {
+				return cannot(errors.New("say what to check: directories, or --server HOST:PORT"))
+			}
+			if server != "" {
+				return checkServer(cmd.Context(), server, only, asJSON, cmd.OutOrStdout(), cmd.ErrOrStderr())
+			}
 			found, err := findVolumes(dirs, only, cmd.ErrOrStderr())
 			if err != nil {
 				return cannot(err)
@@ -38,6 +48,7 @@ Exit codes: 0 all is good, 1 there are problems, 2 the check could not be made.`
 		},
 	}
 	cmd.Flags().Var(&only, "volume", "check this volume only")
+	cmd.Flags().StringVar(&server, "server", "", "have a running volume server on this host, as host:port, check its volumes")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print in JSON")
 	return cmd
 }

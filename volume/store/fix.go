@@ -250,6 +250,10 @@ func (x *fixing) ours() error {
 		if err := x.save(extIdx, 0, int64(len(s.rows))*rowSize+s.ragged, extIdx+".before-fix"); err != nil {
 			return err
 		}
+		// The image was made of the index, and is not needed.
+		if err := x.fs.Remove(x.path(extImage)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
 		return x.change(extIdx, func(f vfs.File) error { return f.Truncate(int64(s.badRow) * rowSize) })
 	}, "cut the index to its first %d rows; the daemon makes the rest anew", s.badRow)
 }

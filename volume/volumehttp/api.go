@@ -40,6 +40,15 @@ type Blobs interface {
 	Ready() (reasons []string)
 }
 
+// Scrubber looks through the volumes of this node. Safe for concurrent use.
+type Scrubber interface {
+	// Scrub has the volumes named looked through at once, or all, and answers how
+	// many. volume.ErrNoVolume if one is not here.
+	Scrub(ids ...volume.ID) (int, error)
+	// Scrubbed says how far each is: something that can be written as JSON.
+	Scrubbed() any
+}
+
 // Status is what a node has.
 type Status struct {
 	Disks  []volume.DiskReport
@@ -62,6 +71,7 @@ type Options struct {
 	Log     *slog.Logger
 	Version string       // of weedd, as in "1.2.3"
 	Metrics http.Handler // serves /metrics; nil for none
+	Scrub   Scrubber     // for /admin/scrub; nil for none
 
 	FileLimit   int64         // bytes of one file; 0 is 256 MiB
 	UploadLimit int64         // bytes of all uploads in memory at once; 0 is no limit

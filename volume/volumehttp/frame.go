@@ -70,6 +70,10 @@ func (a *API) route() {
 	a.word("/status", a.frame(a.status), "GET", "HEAD")
 	a.word("/healthz", a.frame(a.healthz), "GET", "HEAD", "POST", "PUT", "DELETE")
 	a.word("/readyz", a.frame(a.readyz), "GET", "HEAD", "POST", "PUT", "DELETE")
+	if a.opts.Scrub != nil {
+		a.word("/admin/scrub", a.frame(a.scrubbed), "GET", "HEAD")
+		a.word("/admin/scrub", a.frame(a.scrub), "POST", "PUT")
+	}
 	if a.opts.Metrics != nil {
 		a.words.Handler("GET", "/metrics", a.opts.Metrics)
 		a.words.Handler("HEAD", "/metrics", a.opts.Metrics)
