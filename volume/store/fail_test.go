@@ -69,7 +69,7 @@ func TestAFailedFsyncIsRememberedOverARestart(t *testing.T) {
 			if marked == "beside the copy alone" {
 				home = faultfs.New(3)
 			}
-			s, l = withLedger(t, disk, home)
+			s, _ = withLedger(t, disk, home)
 			if v, err = s.Volume(7); err != nil {
 				t.Fatalf("%v; aside: %v", err, s.Aside())
 			}
