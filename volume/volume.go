@@ -193,6 +193,7 @@ type CopyReport struct {
 	Blocked    bool      `json:"blocked,omitempty"`    // with CopyFailed: foreign files of this number are in its place, so no copy can be made on this node
 	Adoptable  bool      `json:"adoptable,omitempty"`  // a foreign copy, Copy 0, that may become ours (rule R15)
 	NoRoom     bool      `json:"no_room,omitempty"`    // its disk has too little room for new files
+	Damaged    int       `json:"damaged,omitempty"`    // records known to be bad that could not be repaired
 }
 
 // DiskReport is a node's observation of one of its directories.

@@ -34,8 +34,12 @@ func (t *term) view() cluster.View {
 		if p, ok := volumeProblem(vol, alive); ok {
 			v.Problems = append(v.Problems, p)
 		}
+		for _, c := range vol.Copies {
+			v.Problems = append(v.Problems, damageProblems(c.Node, c.Report)...)
+		}
 	}
 	for _, s := range pv.Strays {
+		v.Problems = append(v.Problems, damageProblems(s.Node, s.Report)...)
 		switch {
 		case s.Report.Copy == 0 && adoptedFrom(cat, s):
 			v.Problems = append(v.Problems, info("volume %d: the files of SeaweedFS on node %s are in the cluster's volume now, and are not needed any more", s.Report.Volume, s.Node))
@@ -85,7 +89,10 @@ func volumeProblem(vol placement.Volume, alive map[volume.NodeID]bool) (cluster.
 	e := vol.Entry
 	live := 0
 	for _, h := range e.InSync {
-		if alive[h.Node] {
+		lost := slices.ContainsFunc(vol.Copies, func(c placement.Copy) bool {
+			return c.Node == h.Node && c.Report != nil && c.Report.Copy == h.Copy && c.Report.State == volume.CopyLost
+		})
+		if alive[h.Node] && !lost {
 			live++
 		}
 	}
@@ -107,6 +114,19 @@ func volumeProblem(vol placement.Volume, alive map[volume.NodeID]bool) (cluster.
 		return warn("volume %d is read-only", e.Volume), true
 	}
 	return cluster.ViewProblem{}, false
+}
+
+// damageProblems tells of files that a copy has lost: scrubbing found them bad, and
+// no other copy could give better bytes.
+func damageProblems(node volume.NodeID, r *volume.CopyReport) []cluster.ViewProblem {
+	if r == nil || r.Damaged == 0 {
+		return nil
+	}
+	records := "1 record"
+	if r.Damaged > 1 {
+		records = fmt.Sprintf("%d records", r.Damaged)
+	}
+	return []cluster.ViewProblem{fail("volume %d: %s of the copy on node %s could not be repaired; /admin/scrub there names them", r.Volume, records, node)}
 }
 
 // clockOff is by how much the clock of a node may differ from the leader's.

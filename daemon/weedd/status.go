@@ -332,6 +332,9 @@ func printVolumes(b *strings.Builder, v cluster.View) {
 				if r.Compacting {
 					role += ", compacting"
 				}
+				if r.Damaged > 0 {
+					role += ", " + plural(r.Damaged, "bad record")
+				}
 				if r.State != volume.CopyHealthy {
 					role += ", " + strings.TrimSuffix(string(r.State)+": "+r.Reason, ": ")
 				}

@@ -194,7 +194,9 @@ func (s *Server) reportOf(id volume.ID) (volume.CopyReport, bool) {
 		return s.reached(r.Report()), true
 	}
 	if v, err := s.opts.Store.Volume(id); err == nil && foreign(v) {
-		return foreignReport(v), true
+		rep := foreignReport(v)
+		rep.Damaged = s.damaged(rep)
+		return rep, true
 	}
 	return volume.CopyReport{}, false
 }

@@ -23,6 +23,7 @@ type metrics struct {
 	disk   *prometheus.Desc
 	fenced *prometheus.Desc
 	aside  *prometheus.Desc
+	bad    *prometheus.Desc
 }
 
 func newMetrics(s *Server) *metrics {
@@ -47,6 +48,7 @@ func newMetrics(s *Server) *metrics {
 		disk:              desc("disk_bytes", "Size and free bytes of the file systems of the directories.", "dir", "kind"),
 		fenced:            desc("disk_fenced", "1 for a directory that takes nothing new, for want of room or because its disk is in trouble.", "dir"),
 		aside:             desc("aside", "Volumes on disk that are not served, or only read."),
+		bad:               desc("damaged_records", "Records known to be bad that could not be repaired."),
 	}
 }
 
@@ -64,7 +66,7 @@ func (s *Server) Collectors() []prometheus.Collector { return []prometheus.Colle
 
 // Describe implements prometheus.Collector.
 func (m *metrics) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{m.corrupt.Desc(), m.scrubbed.Desc(), m.damaged.Desc(), m.repaired.Desc(), m.forwards.Desc(), m.epochs.Desc(), m.compactions.Desc(), m.compactionsFailed.Desc(), m.copies, m.bytes, m.disk, m.fenced, m.aside} {
+	for _, d := range []*prometheus.Desc{m.corrupt.Desc(), m.scrubbed.Desc(), m.damaged.Desc(), m.repaired.Desc(), m.forwards.Desc(), m.epochs.Desc(), m.compactions.Desc(), m.compactionsFailed.Desc(), m.copies, m.bytes, m.disk, m.fenced, m.aside, m.bad} {
 		out <- d
 	}
 }
@@ -83,8 +85,10 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 	out <- m.compactions
 	out <- m.compactionsFailed
 	roles, size := map[string]int{"leading": 0, "following": 0, "failed": 0, "lost": 0}, int64(0)
+	bad := 0
 	for _, c := range m.server.reports() {
 		size += c.Size
+		bad += c.Damaged
 		switch {
 		case c.State == volume.CopyLost:
 			roles["lost"]++
@@ -100,6 +104,7 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 		gauge(m.copies, float64(n), role)
 	}
 	gauge(m.bytes, float64(size))
+	gauge(m.bad, float64(bad))
 	for _, d := range m.server.opts.Store.Disks() {
 		gauge(m.disk, float64(d.AllB), d.Dir, "all")
 		gauge(m.disk, float64(d.FreeB), d.Dir, "free")

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"strconv"
 	"sync"
@@ -54,7 +55,53 @@ type scrubs struct {
 	asked   []volume.ID
 	last    map[volume.ID]ScrubReport
 	failed  map[volume.ID]time.Time // when the last pass did
+	bad     map[volume.ID]badPlaces
 	mending map[mendRequest]bool
+}
+
+// badPlaces are the offsets in .dat of one copy where something is bad that could
+// not be repaired, and whether it is a record. They outlive the pass that found
+// them: until one is repaired, or a whole pass meets it no more. Offsets mean
+// something within a generation only.
+type badPlaces struct {
+	copy       volume.CopyID
+	generation uint32
+	at         map[int64]bool
+}
+
+// generation is that of a copy here; 0 for a volume without one.
+func (s *Server) generation(id volume.ID) uint32 {
+	if r := s.copy(id); r != nil {
+		return r.Report().Generation
+	}
+	return 0
+}
+
+// note remembers what came of one place, and has it reported.
+func (s *Server) note(v *store.Volume, d store.Damage) {
+	now, c := badPlaces{v.CopyID(), s.generation(v.ID()), map[int64]bool{}}, s.scrubs
+	c.mu.Lock()
+	if was := c.bad[v.ID()]; was.copy == now.copy && was.generation == now.generation && was.at != nil {
+		now = was
+	}
+	c.bad[v.ID()] = now
+	if d.Repaired {
+		delete(now.at, d.Offset)
+	} else {
+		now.at[d.Offset] = d.Key != 0
+	}
+	c.mu.Unlock()
+	s.touch(v.ID())
+}
+
+// damaged counts the bad places of a copy.
+func (s *Server) damaged(rep volume.CopyReport) int {
+	s.scrubs.mu.Lock()
+	defer s.scrubs.mu.Unlock()
+	if b := s.scrubs.bad[rep.Volume]; b.copy == rep.Copy && b.generation == rep.Generation {
+		return len(b.at)
+	}
+	return 0
 }
 
 // mendRequest names a record that a read found bad.
@@ -66,7 +113,7 @@ type mendRequest struct {
 func newScrubs() *scrubs {
 	return &scrubs{
 		wake: make(chan struct{}, 1), mend: make(chan mendRequest, mendQueue), last: map[volume.ID]ScrubReport{},
-		failed: map[volume.ID]time.Time{}, mending: map[mendRequest]bool{},
+		failed: map[volume.ID]time.Time{}, bad: map[volume.ID]badPlaces{}, mending: map[mendRequest]bool{},
 	}
 }
 
@@ -199,8 +246,11 @@ func (s *Server) scrub(ctx context.Context, v *store.Volume, asked bool) {
 	c.mu.Lock()
 	c.last[id] = ScrubReport{}
 	c.mu.Unlock()
+	met := map[int64]bool{}
 	o := s.scrubOptions(id, func(d store.Damage) {
 		s.tell(id, d)
+		s.note(v, d)
+		met[d.Offset] = true
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		r := c.last[id]
@@ -223,6 +273,9 @@ func (s *Server) scrub(ctx context.Context, v *store.Volume, asked bool) {
 	defer c.mu.Unlock()
 	c.running = 0
 	delete(c.failed, id)
+	if err == nil && asked { // it was a whole one
+		maps.DeleteFunc(c.bad[id].at, func(at int64, _ bool) bool { return !met[at] })
+	}
 	if err == nil || ctx.Err() != nil {
 		return
 	}
@@ -242,10 +295,10 @@ func (s *Server) scrub(ctx context.Context, v *store.Volume, asked bool) {
 func (s *Server) retryRepairs() {
 	s.scrubs.mu.Lock()
 	var again []mendRequest
-	for id, r := range s.scrubs.last {
-		for _, p := range r.Problems {
-			if !p.Repaired && p.Key != "" {
-				again = append(again, mendRequest{id, p.Offset})
+	for id, b := range s.scrubs.bad {
+		for at, record := range b.at {
+			if record {
+				again = append(again, mendRequest{id, at})
 			}
 		}
 	}
@@ -260,7 +313,8 @@ func (s *Server) retryRepairs() {
 func (s *Server) known(q mendRequest) bool {
 	s.scrubs.mu.Lock()
 	defer s.scrubs.mu.Unlock()
-	return slices.ContainsFunc(s.scrubs.last[q.id].Problems, func(p ScrubProblem) bool { return p.Offset == q.offset && !p.Repaired })
+	_, bad := s.scrubs.bad[q.id].at[q.offset]
+	return bad
 }
 
 // repaired notes that a record found bad before was repaired.
@@ -358,6 +412,7 @@ func (s *Server) mend(ctx context.Context, q mendRequest) {
 		if d.Repaired || !known {
 			s.tell(q.id, d)
 		}
+		s.note(v, d)
 		if d.Repaired {
 			s.repaired(q)
 		}

@@ -212,7 +212,11 @@ func (v *Volume) readCheckpoint() (*checkpoint, error) {
 		return nil, err
 	}
 	if again.last != c.sums.last {
-		return nil, errUnfit
+		damaged, err := v.merelyDamaged(c)
+		if err != nil || !damaged {
+			return nil, errors.Join(errUnfit, err)
+		}
+		v.log.Error("records near the end of the volume are damaged", "volume", v.id, "copy", v.copy)
 	}
 	return c, nil
 }

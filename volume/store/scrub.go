@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"time"
 
@@ -129,6 +130,11 @@ func (v *Volume) Scrub(ctx context.Context, o Scrub) error {
 	if o.Read == nil {
 		o.Read = func(int64) {}
 	}
+	found, left := o.Found, false
+	o.Found = func(d Damage) {
+		left = left || !d.Repaired
+		found(d)
+	}
 	var err error
 	if v.Foreign() {
 		err = v.scrubForeign(ctx, o)
@@ -142,7 +148,10 @@ func (v *Volume) Scrub(ctx context.Context, o Scrub) error {
 	case errors.Is(err, volume.ErrStale):
 		state.Pos = SuperBlockSize
 	}
-	v.setScrubState(state, true)
+	if err == nil && left { // by its file the volume is due: after a restart it is found and told again
+		v.setScrubState(ScrubState{Pos: SuperBlockSize}, true)
+	}
+	v.setScrubState(state, err != nil || !left)
 	if err != nil {
 		return fmt.Errorf("scrub volume %d: %w", v.id, err)
 	}
@@ -177,6 +186,7 @@ type scrub struct {
 	cuts    int
 	block   int64      // that is being read
 	inBlock []indexRow // records that lie in it
+	lame    []indexRow // records that are bad and could not be repaired
 	pace    *pacer
 }
 
@@ -274,7 +284,9 @@ func (s *scrub) mend(ctx context.Context, row indexRow, why string) {
 	if err != nil {
 		d.Err = err.Error()
 	}
-	d.Repaired = err == nil
+	if d.Repaired = err == nil; !d.Repaired {
+		s.lame = append(s.lame, row)
+	}
 	s.walker.buf = nil // it has the old bytes
 	s.Found(d)
 }
@@ -369,7 +381,8 @@ func (s *scrub) checkBlock(ctx context.Context, end int64) error {
 			s.mend(ctx, row, "it differs from what was written, in bytes that its own checksum does not cover")
 		}
 	}
-	if ok, err = s.blockFits(s.block, end); err == nil && !ok {
+	told := slices.ContainsFunc(s.lame, func(r indexRow) bool { return r.offset < end && r.end(needle.V3) > s.block*sumBlock })
+	if ok, err = s.blockFits(s.block, end); err == nil && !ok && !told {
 		s.Found(Damage{Offset: s.block * sumBlock, What: fmt.Sprintf("the %d bytes from here on are not those that were written", end-s.block*sumBlock), Err: "no other copy has better ones"})
 	}
 	return err

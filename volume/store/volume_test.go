@@ -360,7 +360,7 @@ func TestACopyThatAnotherProgramChangedIsForeign(t *testing.T) {
 	for name, change := range map[string]func(f vfs.File, end int64) error{
 		"another revision": func(f vfs.File, _ int64) error { _, err := f.WriteAt([]byte{0, 1}, 4); return err },
 		"shorter":          func(f vfs.File, end int64) error { return f.Truncate(end - 48) },
-		"other bytes":      func(f vfs.File, end int64) error { _, err := f.WriteAt([]byte("!!"), end-48+20); return err },
+		"other records":    func(f vfs.File, end int64) error { _, err := f.WriteAt([]byte("!!"), end-48); return err },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
