@@ -91,7 +91,7 @@ const (
 	StateNew      State = "new"
 	StateOpen     State = "open"
 	StateFull     State = "full"
-	StateNoRoom   State = "noroom" // as full, until the disks of all copies have room again
+	StateNoRoom   State = "noroom" // as full, until all copies in sync are there and their disks have room
 	StateReadOnly State = "readonly"
 	StateExpired  State = "expired"
 )

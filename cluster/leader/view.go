@@ -87,12 +87,13 @@ func fail(format string, args ...any) cluster.ViewProblem {
 // volumeProblem says what is worst about one volume.
 func volumeProblem(vol placement.Volume, alive map[volume.NodeID]bool) (cluster.ViewProblem, bool) {
 	e := vol.Entry
-	live := 0
+	live, bad := 0, ""
 	for _, h := range e.InSync {
-		lost := slices.ContainsFunc(vol.Copies, func(c placement.Copy) bool {
-			return c.Node == h.Node && c.Report != nil && c.Report.Copy == h.Copy && c.Report.State == volume.CopyLost
-		})
-		if alive[h.Node] && !lost {
+		switch why := vol.Bad(h); {
+		case !alive[h.Node]:
+		case why != "":
+			bad += fmt.Sprintf("; the copy on node %s is %s", h.Node, why)
+		default:
 			live++
 		}
 	}
@@ -103,13 +104,13 @@ func volumeProblem(vol placement.Volume, alive map[volume.NodeID]bool) (cluster.
 	case e.State == volume.StateNew:
 		return cluster.ViewProblem{}, false
 	case live == 0:
-		return fail("volume %d: none of its %d copies in sync is there; it waits for one of them", e.Volume, len(e.InSync)), true
+		return fail("volume %d: none of its %d copies in sync is there; it waits for one of them%s", e.Volume, len(e.InSync), bad), true
 	case !alive[e.Primary]:
 		return fail("volume %d: node %s, which leads it, is away", e.Volume, e.Primary), true
 	case live < e.Spec.Placement.MinCopies():
-		return fail("volume %d: %d of %d copies in sync; writing needs %d", e.Volume, live, asked, e.Spec.Placement.MinCopies()), true
+		return fail("volume %d: %d of %d copies in sync; writing needs %d%s", e.Volume, live, asked, e.Spec.Placement.MinCopies(), bad), true
 	case live < asked:
-		return warn("volume %d: %d of %d copies in sync, %d joining", e.Volume, live, asked, len(e.Joining)), true
+		return warn("volume %d: %d of %d copies in sync, %d joining%s", e.Volume, live, asked, len(e.Joining), bad), true
 	case e.State == volume.StateReadOnly:
 		return warn("volume %d is read-only", e.Volume), true
 	}

@@ -636,10 +636,15 @@ func TestAVolumeGetsNoNewFilesWhileADiskOfItsCopiesIsFull(t *testing.T) {
 	rep := func(c volume.CopyID, full bool) *volume.CopyReport {
 		return &volume.CopyReport{Volume: 7, Copy: c, State: volume.CopyHealthy, NoRoom: full}
 	}
+	lost := func(c volume.CopyID) *volume.CopyReport {
+		return &volume.CopyReport{Volume: 7, Copy: c, State: volume.CopyLost}
+	}
 	for name, c := range map[string]struct {
 		view placement.View
 		want volume.State
 	}{
+		"no copy is there any more":       {view(volume.StateOpen, lost(1), lost(2)), volume.StateNoRoom},
+		"none is there still":             {view(volume.StateNoRoom, lost(1), lost(2)), ""},
 		"room everywhere":                 {view(volume.StateOpen, rep(1, false), rep(2, false)), ""},
 		"the follower's disk is full":     {view(volume.StateOpen, rep(1, false), rep(2, true)), volume.StateNoRoom},
 		"it still is":                     {view(volume.StateNoRoom, rep(1, false), rep(2, true)), ""},

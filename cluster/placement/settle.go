@@ -29,6 +29,14 @@ func (vol *Volume) bad(h volume.Holder) bool {
 	return r != nil && r.Copy == h.Copy && (r.State == volume.CopyLost || r.State == volume.CopyFailed) || slices.Contains(vol.Unfit, h)
 }
 
+// Bad says why copy h can never be used again; "" if it can, as far as is known.
+func (vol *Volume) Bad(h volume.Holder) string {
+	if !vol.bad(h) {
+		return ""
+	}
+	return vol.wrong(h)
+}
+
 // wrong says what is wrong with a bad copy.
 func (vol *Volume) wrong(h volume.Holder) string {
 	r := vol.report(h.Node)
@@ -106,8 +114,16 @@ func (p *plan) settle(vol *Volume) (Step, bool) {
 		}
 		d.full()
 		d.age()
+	} else if d.next.State == volume.StateOpen && vol.unusable() {
+		d.next.State = volume.StateNoRoom
+		d.because("none of its copies can be written now")
 	}
 	return d.step()
+}
+
+// unusable reports whether no copy in sync can be written, as their nodes say.
+func (vol *Volume) unusable() bool {
+	return !slices.ContainsFunc(vol.Entry.InSync, func(h volume.Holder) bool { return !vol.bad(h) })
 }
 
 // calm is the short way to say that all is well, which is true of nearly every
@@ -131,7 +147,7 @@ func (vol *Volume) room() int {
 	known := 1
 	for _, h := range vol.Entry.InSync {
 		switch r := vol.report(h.Node); {
-		case r == nil || r.Copy != h.Copy:
+		case r == nil || r.Copy != h.Copy || vol.bad(h):
 			known = 0
 		case r.NoRoom:
 			return -1
@@ -400,7 +416,7 @@ func (d *draft) full() {
 		d.because("the disk of a copy is full")
 	case d.next.State == volume.StateNoRoom && room > 0:
 		d.next.State = volume.StateOpen
-		d.because("the disks of its copies have room again")
+		d.because("all of its copies can take new files again")
 	}
 	if d.next.State == volume.StateOpen && d.over(d.vol) {
 		d.next.State = volume.StateFull

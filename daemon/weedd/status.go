@@ -245,11 +245,17 @@ type group struct {
 
 func (g *group) add(v cluster.ViewVolume) {
 	g.volumes++
-	g.copies += len(v.Entry.InSync)
+	inSync := 0
+	for _, c := range v.Copies {
+		if c.InSync && (c.Report == nil || c.Report.State == volume.CopyHealthy) {
+			inSync++
+		}
+	}
+	g.copies += inSync
 	if v.Entry.State == volume.StateOpen {
 		g.open++
 	}
-	if len(v.Entry.InSync) < v.Entry.Spec.Placement.Copies() {
+	if inSync < v.Entry.Spec.Placement.Copies() {
 		g.degraded++
 	}
 	if r := best(v); r != nil {
