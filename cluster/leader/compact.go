@@ -26,9 +26,13 @@ const (
 	// to nothing: the first time, doubling up to compactPauseMost.
 	compactPause     = time.Minute
 	compactPauseMost = time.Hour
+	// compactRest is how long a volume that was compacted is left alone, unless it
+	// is asked for by hand: a small one whose only file is overwritten all the time
+	// is half garbage every moment, and each compaction is an epoch.
+	compactRest = 10 * time.Minute
 )
 
-// compactions are the volumes that are being compacted, or were without success.
+// compactions are the volumes that are being compacted, or were lately.
 type compactions struct {
 	looked time.Time // by the round loop
 
@@ -37,7 +41,7 @@ type compactions struct {
 	byHand *vacuum // at most one at a time
 }
 
-// compaction is one volume under way, or set aside for a while.
+// compaction is one volume under way, or left alone for a while.
 type compaction struct {
 	order   volume.CompactOrder
 	primary volume.NodeID
@@ -46,7 +50,7 @@ type compaction struct {
 	ordered time.Time // zero when it is not under way
 	begun   bool      // the primary has said that it is at it
 	pause   time.Duration
-	again   time.Time // not before, after a failure
+	again   time.Time // not before
 }
 
 // vacuum is a wish by hand to compact what has at least a share of garbage.
@@ -164,14 +168,14 @@ func (t *term) follow(run *compaction, vol *placement.Volume, now time.Time) (ov
 	e := vol.Entry
 	switch {
 	case e.Compacted > run.order.Epoch:
-		if run.ordered.IsZero() {
-			return true
+		if !run.ordered.IsZero() {
+			t.log.Info("volume compacted", "volume", e.Volume, "epoch", e.Epoch, "generation", e.Generation, "before", run.before)
 		}
-		t.log.Info("volume compacted", "volume", e.Volume, "epoch", e.Epoch, "generation", e.Generation, "before", run.before)
-		return true
+		run.order.Epoch, run.ordered, run.again, run.pause = e.Compacted, time.Time{}, now.Add(compactRest), 0
+		return false
 	case run.ordered.IsZero():
-		return now.Sub(run.again) > compactPauseMost
-	case report.Compacting:
+		return run.pause == 0 && now.After(run.again) || now.Sub(run.again) > compactPauseMost
+	case e.Epoch == run.order.Epoch && report.Compacting: // the last report of a primary that is gone says so for ever
 		run.begun = true
 		return false
 	case e.Epoch == run.order.Epoch && !run.begun && now.Sub(run.ordered) < orderLost:

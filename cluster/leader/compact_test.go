@@ -37,6 +37,9 @@ func (s *server) compact(ctx context.Context, o volume.CompactOrder) {
 	}
 	from, _, _ := e.Holder(s.id)
 	next, err := l.current().Ask(ctx, volume.Ask{Kind: volume.AskCompact, Volume: e.Volume, Epoch: e.Epoch, From: from, Copies: e.InSync, Generation: e.Generation + 1})
+	if ctx.Err() != nil {
+		return
+	}
 	if err != nil {
 		l.t.Errorf("ask for generation %d: %v", e.Generation+1, err)
 		return
@@ -114,6 +117,67 @@ func TestACompactionThatCameToNothingIsTriedAgainMuchLater(t *testing.T) {
 		l.noRoom = false
 		l.mu.Unlock()
 		l.within(time.Hour, "the volume is compacted", func() bool { return l.compacted() == 1 })
+	})
+}
+
+// A small volume whose only file is overwritten all the time is half garbage every
+// moment.
+func TestAVolumeThatWasCompactedIsLeftAloneForAWhile(t *testing.T) {
+	in(t, func(t *testing.T) {
+		l := grown(t, 1, "n1", "n2")
+		l.garbage = 0.3
+		l.elect()
+		l.littered(*l.cat().Volumes()[0], 500)
+		l.within(time.Minute, "the volume is compacted", func() bool { return l.compacted() == 1 })
+		for range 60 {
+			time.Sleep(5 * time.Second)
+			l.littered(*l.cat().Volumes()[0], 500)
+		}
+		if orders, _ := l.ordered(); orders != 1 {
+			t.Errorf("compacted %d times in five minutes", orders)
+		}
+		if err := l.current().Compact(context.Background(), 0.2); err != nil {
+			t.Error(err)
+		}
+		if orders, _ := l.ordered(); orders != 2 {
+			t.Errorf("%d compactions, one of them by hand", orders)
+		}
+		l.littered(*l.cat().Volumes()[0], 500)
+		l.within(15*time.Minute, "it is compacted again", func() bool { return l.cat().Volumes()[0].Generation == 3 })
+	})
+}
+
+// The last report of a node that died says for ever that it is at it.
+func TestACompactionWhosePrimaryDiedHoldsUpNoOther(t *testing.T) {
+	in(t, func(t *testing.T) {
+		l := grown(t, 1, "n1", "n2", "n3")
+		l.garbage = 0.3
+		l.elect()
+		time.Sleep(time.Second)
+		l.litter(500)
+		last := l.cat().MaxVolume()
+		var dead volume.NodeID
+		l.within(time.Minute, "one is under way", func() bool {
+			for _, id := range []volume.NodeID{"n1", "n2", "n3"} {
+				s := l.server(id)
+				s.mu.Lock()
+				for _, r := range s.copies {
+					if r.Compacting {
+						dead = id
+					}
+				}
+				s.mu.Unlock()
+			}
+			return dead != ""
+		})
+		time.Sleep(100 * time.Millisecond) // so that the leader has heard of it
+		l.kill(dead)
+		l.within(time.Minute, "all volumes without a copy there are compacted", func() bool {
+			return l.all(func(e *volume.Entry) bool {
+				_, _, has := e.Holder(dead)
+				return has || e.Volume > last || e.Generation == 1
+			})
+		})
 	})
 }
 

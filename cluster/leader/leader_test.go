@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -433,5 +434,32 @@ func TestLosingANodeOfThousandsOfVolumesCostsFewRaftWrites(t *testing.T) {
 		if n := l.log.count() - before; n > 4 {
 			t.Errorf("it took %d raft writes", n)
 		}
+	})
+}
+
+// Copies of one volume are made anew with pauses, but who leads does not wait for
+// that.
+func TestAPrimaryIsReplacedAtOnceWhileCopiesAreMadeWithPauses(t *testing.T) {
+	in(t, func(t *testing.T) {
+		l := grown(t, 1, "n1", "n2", "n3")
+		now := func() *volume.Entry { return l.cat().Volumes()[0] }
+		lose := func(h volume.Holder) {
+			l.server(h.Node).set(volume.CopyReport{Volume: now().Volume, Copy: h.Copy, State: volume.CopyLost, Reason: "no disk"})
+		}
+		whole := func(without volume.Holder) func() bool {
+			return func() bool {
+				return len(now().InSync) == 2 && len(now().Joining) == 0 && !slices.Contains(now().InSync, without)
+			}
+		}
+		follower := now().InSync[slices.IndexFunc(now().InSync, func(h volume.Holder) bool { return h.Node != now().Primary })]
+		lose(follower)
+		l.within(3*time.Second, "a new copy is in sync", whole(follower))
+		primary, _, _ := now().Holder(now().Primary)
+		lose(primary)
+		l.within(time.Second, "another copy leads", func() bool {
+			h, _, _ := now().Holder(now().Primary)
+			return h != primary && !slices.Contains(now().InSync, primary)
+		})
+		l.within(time.Minute, "another copy is made", whole(primary))
 	})
 }

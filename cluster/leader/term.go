@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -148,7 +149,7 @@ func (t *term) rounds() {
 func (t *term) round(cat *catalog.Catalog) {
 	now := time.Now()
 	view := t.topo.View(cat, now)
-	steps := t.due(placement.Settle(view, t.opt.Placement), now)
+	steps := t.due(placement.Settle(view, t.opt.Placement), cat, now)
 	t.planning = time.Since(now)
 	wants := t.wants.take()
 	if len(steps) > 0 {
@@ -188,9 +189,10 @@ type attempt struct {
 	pause time.Duration
 }
 
-// due leaves out steps that make a copy of a volume anew again soon after the
-// last time: where copies fail at once that would be a loop without end.
-func (t *term) due(steps []placement.Step, now time.Time) []placement.Step {
+// due leaves out what makes a copy of a volume anew again soon after the last
+// time: where copies fail at once that would be a loop without end. Nothing else
+// waits for that: another primary least of all.
+func (t *term) due(steps []placement.Step, cat *catalog.Catalog, now time.Time) []placement.Step {
 	for id, a := range t.joined {
 		if now.Sub(a.last) > 2*a.pause { // long enough: it was another trouble
 			delete(t.joined, id)
@@ -201,6 +203,9 @@ func (t *term) due(steps []placement.Step, now time.Time) []placement.Step {
 		if anew(s) {
 			a, again := t.joined[s.Volume]
 			if again && now.Sub(a.last) < a.pause {
+				if s, more := withoutNew(s, cat); more {
+					out = append(out, s)
+				}
 				continue
 			}
 			t.joined[s.Volume] = attempt{now, min(max(2*a.pause, joinPause), joinPauseMost)}
@@ -208,6 +213,16 @@ func (t *term) due(steps []placement.Step, now time.Time) []placement.Step {
 		out = append(out, s)
 	}
 	return out
+}
+
+// withoutNew is s without the copies that it lets be made, and whether it still
+// decides on anything that cannot wait.
+func withoutNew(s placement.Step, cat *catalog.Catalog) (placement.Step, bool) {
+	ch := *s.Change
+	ch.Next.Joining = slices.DeleteFunc(slices.Clone(ch.Next.Joining), func(h volume.Holder) bool { return h.Copy == 0 })
+	s.Change = &ch
+	e, ok := cat.Volume(s.Volume)
+	return s, ok && (ch.Renew || ch.Next.Primary != e.Primary || ch.Next.State != e.State || !slices.Equal(ch.Next.InSync, e.InSync))
 }
 
 // anew reports whether a step lets a copy be made.

@@ -171,12 +171,15 @@ func TestVolumesAreCompactedByThemselves(t *testing.T) {
 	t.Parallel()
 	c := daemontest.Start(t, 3, quiet, func(_ int, cfg *config.Config) { cfg.Master.GarbageThreshold = 0.1 })
 	left, deleted := littered(t, c)
-	c.Await("no volume has much garbage", func() error {
+	c.Await("no volume has much garbage that was not compacted", func() error {
 		v, err := c.View()
 		if err != nil {
 			return err
 		}
 		for _, vol := range v.Volumes {
+			if vol.Entry.Generation > 0 {
+				continue // it is left alone for a while, whatever was deleted since
+			}
 			for _, r := range vol.Copies {
 				if r.Report != nil && r.Report.DeletedB*10 > r.Report.Size {
 					return fmt.Errorf("volume %d: %d of %d bytes, %q", vol.Entry.Volume, r.Report.DeletedB, r.Report.Size, r.Report.Compaction)
