@@ -68,12 +68,16 @@ func (s *Server) drop(ctx context.Context, d volume.Drop) error {
 	}
 	version := uint64(math.MaxUint64) // no entry will ever name a copy of a deleted volume
 	end := s.remove
-	if !d.Deleted {
-		switch version, err = s.spare(ctx, d, v); {
-		case errors.Is(err, errOther):
-			end = s.putAside(err)
-		case err != nil:
+	switch {
+	case d.Deleted && !s.opts.Ledger.Ordered(d.Volume, d.Copy):
+		end = s.putAside(errFound)
+	case !d.Deleted:
+		version, err = s.spare(ctx, d, v)
+		if err != nil && !errors.Is(err, errOther) {
 			return err
+		}
+		if err != nil {
+			end = s.putAside(err)
 		}
 	}
 	s.keepMu.Lock()
@@ -117,6 +121,11 @@ func (s *Server) putAside(why error) func(volume.Drop) error {
 // errOther says of a copy to be dropped that those that stay are well, and have
 // other bytes.
 var errOther = errors.New("the copies that stay have other bytes than it")
+
+// errFound says of a copy of a deleted volume that this node did not make it: it
+// came with its disk, which may be one of another cluster with a volume of that
+// number.
+var errFound = errors.New("its volume was deleted, and it was not made on this node")
 
 func (s *Server) reportGone(id volume.ID) {
 	s.mu.Lock()
@@ -184,9 +193,9 @@ func (s *Server) spare(ctx context.Context, d volume.Drop, v *store.Volume) (ver
 	return e.Version, nil
 }
 
-// hasAll asks another copy whether it has what want says, at least. One of a later
-// generation cannot be compared; when that was decided, every copy in sync had all
-// that was ever acknowledged in the generations before (rule R13).
+// hasAll asks another copy whether it has what want says, at least. One of another
+// generation cannot be compared, and is errOther: the copy here may have missed a
+// compaction, or be one of another cluster that has the same number.
 func (s *Server) hasAll(ctx context.Context, id volume.ID, h volume.Holder, want Verification) error {
 	n, err := s.node(ctx, id, h.Node)
 	if err != nil {
@@ -198,9 +207,6 @@ func (s *Server) hasAll(ctx context.Context, id volume.ID, h volume.Holder, want
 	}
 	if got.Epoch >= want.Epoch && (got.Generation != want.Generation || got.At == want.At && got.Committed >= want.Committed && got.Checksum != want.Checksum) {
 		return fmt.Errorf("%w: node %s has %+v, wanted %+v", errOther, h.Node, got, want)
-	}
-	if got.Epoch >= want.Epoch && got.Generation > want.Generation {
-		return nil
 	}
 	if got.Epoch < want.Epoch || got.Generation != want.Generation || got.Committed < want.Committed || got.At != want.At || got.Checksum != want.Checksum {
 		return fmt.Errorf("%w: node %s has %+v, wanted %+v", volume.ErrStale, h.Node, got, want)

@@ -369,6 +369,30 @@ func TestADeletedVolumeIsDropped(t *testing.T) {
 	c.eventually("the volume is gone", func() bool { _, err := c.node("a").disk.Volume(1); return errors.Is(err, volume.ErrNoVolume) })
 }
 
+// A disk may come from another cluster, with a volume of a number that was deleted
+// in this one.
+func TestACopyThatCameWithItsDiskIsNotDeleted(t *testing.T) {
+	t.Parallel()
+	c := start(t, "a", "b")
+	c.master.grow(1, spec000, "a")
+	c.open(1, 1)
+	c.node("a").mustPut(t, fileID(1, 1), "of another cluster")
+	h := c.master.entry(1).InSync[0]
+	c.halt("a")
+	c.halt("b")
+	c.boot("b", c.node("a").fs.Crash(3))
+	if _, err := c.node("b").disk.Volume(1); err != nil {
+		t.Fatal(err)
+	}
+	c.master.order("b", volume.Drop{Volume: 1, Copy: h.Copy, Epoch: 1, Deleted: true})
+	c.eventually("the volume is not served", func() bool { _, err := c.node("b").disk.Volume(1); return errors.Is(err, volume.ErrNoVolume) })
+	c.eventually("it is set aside", func() bool {
+		c.master.mu.Lock()
+		defer c.master.mu.Unlock()
+		return len(c.master.aside["b"]) == 1
+	})
+}
+
 func TestAPlannedStopHandsOver(t *testing.T) {
 	t.Parallel()
 	c := start(t, "a", "b", "c")

@@ -224,6 +224,15 @@ func (l *Ledger) Made(id volume.ID, copy volume.CopyID) bool {
 	return l.findLocked(id, copy) != nil
 }
 
+// Ordered reports whether a copy was made on this node by order of an entry. One
+// that was found on a disk was not.
+func (l *Ledger) Ordered(id volume.ID, copy volume.CopyID) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c := l.findLocked(id, copy)
+	return c != nil && c.version > 0
+}
+
 // Found notes copies that are on the disks and not in the ledger, by the volumes
 // given: a disk may come from another node, or from before there was a ledger.
 func (l *Ledger) Found(volumes []*Volume) error {
