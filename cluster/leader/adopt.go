@@ -78,7 +78,9 @@ func (t *term) lookAtForeign(view placement.View, now time.Time) {
 }
 
 func (t *term) proposeAdopt(cmd *catalog.Adopt) error {
-	cmd.Holder.Copy = volume.NewCopyID()
+	if cmd.Holder.Copy == 0 {
+		cmd.Holder.Copy = volume.NewCopyID()
+	}
 	res, err := t.opt.Log.Propose(t.ctx, catalog.Command{Adopt: cmd})
 	if err := cmp.Or(err, res.Err); err != nil {
 		return err

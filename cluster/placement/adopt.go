@@ -49,7 +49,7 @@ func Adoptions(v View, waited func(volume.ID) time.Duration, set Settings) []Ado
 	}
 	var out []Adoption
 	for id, f := range found {
-		if len(f.copies) == 0 {
+		if len(f.copies) == 0 && len(f.made) == 0 {
 			continue
 		}
 		a := Adoption{Volume: id}
@@ -65,7 +65,7 @@ func Adoptions(v View, waited func(volume.ID) time.Duration, set Settings) []Ado
 // foreign is the strays of one volume id.
 type foreign struct {
 	copies  []Stray // that may be adopted
-	ours    bool    // one is a copy of ours that nothing explains
+	made    []Stray // copies of ours that nothing explains
 	deleted bool
 }
 
@@ -73,7 +73,7 @@ func (f *foreign) add(s Stray) {
 	f.deleted = f.deleted || s.Deleted
 	switch {
 	case s.Report.Copy != 0:
-		f.ours = true
+		f.made = append(f.made, s)
 	case s.Report.Adoptable:
 		f.copies = append(f.copies, s)
 	}
@@ -81,21 +81,26 @@ func (f *foreign) add(s Stray) {
 
 // adoption decides on one volume id; vol is nil while the catalog has none.
 func (p *plan) adoption(id volume.ID, f *foreign, vol *Volume, waited time.Duration) (*catalog.Adopt, string) {
-	base := f.base()
+	f.copies = slices.DeleteFunc(f.copies, p.left)
 	switch {
 	case p.set.KeepForeign:
+		return nil, ""
+	case vol != nil && vol.Entry.Adopted() && vol.Entry.State == volume.StateNew && len(f.made) > 0:
+		return p.finished(f, vol), ""
+	case len(f.copies) == 0:
 		return nil, ""
 	case id > catalog.LastAdopted:
 		return nil, fmt.Sprintf("numbers above %d are not adopted", catalog.LastAdopted)
 	case f.deleted:
 		return nil, "a volume of this number was deleted in this cluster"
-	case vol == nil && f.ours:
+	case vol == nil && len(f.made) > 0:
 		return nil, "another node has a copy of this number that weedd made, which is not in the catalog"
 	case vol != nil && !vol.Entry.Adopted():
 		return nil, "the cluster has another volume of this number"
 	case vol != nil && vol.Entry.State != volume.StateNew:
 		return nil, f.late(vol.Entry)
 	}
+	base := f.base()
 	for _, s := range f.copies {
 		if why := unlike(base.Report, s.Report); why != "" {
 			return nil, fmt.Sprintf("the files on nodes %s and %s differ in their %s", base.Node, s.Node, why)
@@ -120,6 +125,33 @@ func (p *plan) adoption(id volume.ID, f *foreign, vol *Volume, waited time.Durat
 		return nil, ""
 	}
 	return cmd, ""
+}
+
+// left reports whether the node of s has been away for so long that its copy is
+// not waited for. Should it come back, that copy comes to light late.
+func (p *plan) left(s Stray) bool {
+	h := volume.Holder{Node: s.Node}
+	return !p.alive(h) && p.away(h) > p.set.RepairAfter
+}
+
+// finished plans an adoption anew with a copy that was made by order of an entry
+// that was replaced in that moment: its node cannot make another one, for the
+// files there are ours now. Which files of other nodes are in it is not known, so
+// those stay where they are.
+func (p *plan) finished(f *foreign, vol *Volume) *catalog.Adopt {
+	e := vol.Entry
+	for _, s := range f.made {
+		own := slices.IndexFunc(e.Sources, func(src volume.Source) bool { return src.Node == s.Node })
+		if own < 0 || s.Report.State != volume.CopyHealthy || !p.alive(volume.Holder{Node: s.Node}) {
+			continue
+		}
+		if s.Node != e.InSync[0].Node && !p.stuck(vol) {
+			continue // who is to make the copy may be about to
+		}
+		return &catalog.Adopt{Volume: e.Volume, Version: e.Version, Spec: e.Spec, Generation: uint32(s.Report.Revision),
+			Holder: volume.Holder{Node: s.Node, Copy: s.Report.Copy}, Sources: e.Sources[own : own+1], MaxKey: s.Report.MaxKey}
+	}
+	return nil
 }
 
 // base chooses the copy that the others are merged into: the one with the most

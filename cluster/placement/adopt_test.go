@@ -35,6 +35,7 @@ func TestAdoptions(t *testing.T) {
 		return placement.Copy{Node: "a", Report: s.Report}
 	}
 	a, b := foreignStray("a", 5), foreignStray("b", 6)
+	made := func(r *volume.CopyReport) { r.Copy, r.Adoptable = 9, false }
 	used := adopting(1, a)
 	used.State = volume.StateFull
 	tests := []struct {
@@ -45,6 +46,7 @@ func TestAdoptions(t *testing.T) {
 		waited  time.Duration
 		keep    bool
 		holder  volume.NodeID // "" for no adoption
+		copy    volume.CopyID // 0 for a new one
 		sources int
 		version uint64
 		problem string
@@ -66,6 +68,12 @@ func TestAdoptions(t *testing.T) {
 		{name: "failed, and nothing has changed", strays: []placement.Stray{b}, entry: adopting(1, a, b), copies: []placement.Copy{failed(volume.CopyFailed)}},
 		{name: "failed, and another copy has come", strays: []placement.Stray{b}, entry: adopting(1, a), copies: []placement.Copy{failed(volume.CopyFailed)}, holder: "b", sources: 2, version: 4},
 		{name: "its copy id was used up", strays: []placement.Stray{b}, entry: adopting(1, a, b), copies: []placement.Copy{failed(volume.CopyLost)}, holder: "b", sources: 2, version: 4},
+		{name: "its copy was made by an older order", strays: []placement.Stray{foreignStray("a", 5, made), b}, entry: adopting(1, a, b), copies: []placement.Copy{{Node: "a", Report: foreignStray("a", 5, made).Report}}, holder: "a", copy: 9, sources: 1, version: 4},
+		{name: "another node made it by an older order, and who is to make it may yet", strays: []placement.Stray{foreignStray("b", 6, made)}, entry: adopting(1, a, b)},
+		{name: "another node made it by an older order, and who is to make it cannot", strays: []placement.Stray{foreignStray("b", 6, made)}, entry: adopting(1, a, b), copies: []placement.Copy{failed(volume.CopyFailed)}, holder: "b", copy: 9, sources: 1, version: 4},
+		{name: "a copy of ours that it was not to be made from", strays: []placement.Stray{foreignStray("c", 6, made)}, entry: adopting(1, a, b), copies: []placement.Copy{failed(volume.CopyFailed)}},
+		{name: "a node that is away for long is not waited for", strays: []placement.Stray{a, foreignStray("d", 9)}, waited: time.Minute, holder: "a", sources: 1},
+		{name: "failed for a node that is away for long now", strays: []placement.Stray{foreignStray("d", 9)}, entry: adopting(1, a, foreignStray("d", 9)), copies: []placement.Copy{failed(volume.CopyFailed)}, holder: "a", sources: 1, version: 4},
 		{name: "a copy that comes late stays", strays: []placement.Stray{b}, entry: used, problem: "came to light"},
 		{name: "a copy that was merged is no problem", strays: []placement.Stray{a}, entry: used},
 	}
@@ -76,6 +84,7 @@ func TestAdoptions(t *testing.T) {
 			for _, id := range []volume.NodeID{"a", "b", "c"} {
 				v.Nodes = append(v.Nodes, placement.Node{Node: volume.Node{ID: id}, Alive: true, Ready: true})
 			}
+			v.Nodes = append(v.Nodes, placement.Node{Node: volume.Node{ID: "d"}, Away: time.Hour})
 			if tt.entry != nil {
 				v.Volumes = []placement.Volume{{Entry: tt.entry, Copies: tt.copies}}
 			}
@@ -93,7 +102,7 @@ func TestAdoptions(t *testing.T) {
 					if out[0].Adopt != nil || !strings.Contains(out[0].Problem, tt.problem) {
 						t.Errorf("%+v, want %q", out[0], tt.problem)
 					}
-				case out[0].Adopt == nil || out[0].Adopt.Holder.Node != tt.holder || len(out[0].Adopt.Sources) != tt.sources || out[0].Adopt.Version != tt.version ||
+				case out[0].Adopt == nil || out[0].Adopt.Holder != (volume.Holder{Node: tt.holder, Copy: tt.copy}) || len(out[0].Adopt.Sources) != tt.sources || out[0].Adopt.Version != tt.version ||
 					out[0].Adopt.Generation != 2 || out[0].Adopt.Spec.Placement != 1:
 					t.Errorf("%+v %+v", out[0], out[0].Adopt)
 				}

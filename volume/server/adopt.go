@@ -28,9 +28,18 @@ type adoption struct {
 
 // adoptLater notes the order of e, which is new, to adopt the volume v. Without
 // the files there is nothing to do: a copy that was made of none must not pass for
-// the volume. Nor is one that the ledger has (rule R6).
+// the volume. Nor is one that the ledger has (rule R6). A copy that was made by
+// order of an older entry, in the moment when that was replaced, is reported as it
+// is: the leader plans with it.
 func (s *Server) adoptLater(e volume.Entry, h volume.Holder, v *store.Volume) {
 	switch {
+	case v != nil && !foreign(v) && s.opts.Ledger.Ordered(e.Volume, v.CopyID()):
+		s.mu.Lock()
+		delete(s.adopting, e.Volume)
+		delete(s.lost, e.Volume)
+		s.mu.Unlock()
+		s.touch(e.Volume)
+		return
 	case v == nil || !foreign(v):
 		s.lose(e, h, volume.CopyReport{State: volume.CopyFailed, Reason: "the files to be adopted are not on this node"})
 		return
@@ -83,6 +92,9 @@ func (s *Server) nextAdoption() *adoption {
 func (s *Server) adoptOne(ctx context.Context, a *adoption) {
 	id := a.entry.Volume
 	err := s.adopt(ctx, a.entry)
+	if v, _ := s.opts.Store.Volume(id); err != nil && v != nil && !foreign(v) {
+		err = nil // by an older order, which was in its last step when this one came
+	}
 	s.mu.Lock()
 	current := s.adopting[id] == a
 	switch {
@@ -220,7 +232,10 @@ func (s *Server) start(e volume.Entry, h volume.Holder, v *store.Volume) {
 	s.copies[id] = r
 	delete(s.lost, id)
 	s.mu.Unlock()
-	r.Learn(s.ordered(id))
+	if now := s.ordered(id); now.Version > e.Version {
+		e = now
+	}
+	r.Learn(e)
 	s.touch(id)
 }
 
