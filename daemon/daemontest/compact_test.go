@@ -245,7 +245,10 @@ func vacuum(c *daemontest.Cluster, n *daemontest.Node, share string) {
 		v, err := c.View()
 		for _, vol := range v.Volumes {
 			for _, r := range vol.Copies {
-				if r.Report != nil && float64(r.Report.DeletedB) > 0.1*float64(r.Report.Size) {
+				if r.Report == nil { // a new leader knows of no garbage yet
+					return fmt.Errorf("volume %d: node %s has not reported", vol.Entry.Volume, r.Node)
+				}
+				if float64(r.Report.DeletedB) > 0.1*float64(r.Report.Size) {
 					return fmt.Errorf("volume %d: %d of %d bytes are garbage, %q", vol.Entry.Volume, r.Report.DeletedB, r.Report.Size, r.Report.Compaction)
 				}
 			}
