@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
@@ -129,6 +130,17 @@ func (d *dataDir) disks() ([]string, error) {
 // setDisks records them.
 func (d *dataDir) setDisks(paths []string) error {
 	return d.write(disksFile, strings.Join(paths, "\n"))
+}
+
+// addDisk records one more.
+func (d *dataDir) addDisk(path string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	known, err := d.disks()
+	if err != nil || slices.Contains(known, path) {
+		return err
+	}
+	return d.setDisks(append(known, path))
 }
 
 // takeStuck reports whether the last run ended stuck, and forgets it.

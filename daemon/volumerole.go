@@ -53,7 +53,7 @@ func (d *Daemon) openVolume() (err error) {
 		dirs = append(dirs, store.Dir{Path: disk.Path, Disk: disk.Type, Max: disk.Max, Init: !slices.Contains(known, disk.Path)})
 	}
 	v.store, err = store.Open(store.Options{
-		FS: vfs.OS{}, Dirs: dirs, Sync: store.SyncMode(d.cfg.Volume.Sync), MinFree: minFree, Boot: vfs.BootID(), Ledger: v.ledger, Log: d.log, Now: time.Now,
+		FS: vfs.OS{}, Dirs: dirs, Sync: store.SyncMode(d.cfg.Volume.Sync), MinFree: minFree, Boot: vfs.BootID(), Ledger: v.ledger, Opened: d.dir.addDisk, Log: d.log, Now: time.Now,
 	})
 	if err != nil {
 		return fmt.Errorf("open store: %w", err)

@@ -78,13 +78,16 @@ func (s *Server) beat(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	reports := make(chan volume.Report)
 	var pump sync.WaitGroup
-	pump.Go(func() { s.pump(ctx, reports) })
+	pump.Go(func() {
+		defer cancel()
+		s.pump(ctx, reports)
+	})
 	defer pump.Wait()
 	defer cancel()
 	return s.opts.Master.Beat(ctx, reports, s.obey)
 }
 
-// pump sends reports until ctx ends: at once when a copy has something new, and
+// pump sends reports until ctx ends, or the heartbeat is to begin anew: at once when a copy has something new, and
 // every beat whatever grew meanwhile, which is also the sign of life.
 func (s *Server) pump(ctx context.Context, out chan<- volume.Report) {
 	tick := time.NewTicker(s.opts.Beat)
@@ -106,6 +109,8 @@ func (s *Server) pump(ctx context.Context, out chan<- volume.Report) {
 		}
 		select {
 		case <-ctx.Done():
+			return
+		case <-s.beatAnew:
 			return
 		case <-s.changed:
 			rep = s.changes(sent, false)

@@ -6,11 +6,40 @@ import (
 )
 
 // disksChanged has what is said of disks, and of the copies on them, reported now.
-func (s *Server) disksChanged() {
+// found are the volumes of a directory that turned up only now: they are served,
+// and the heartbeat begins anew, for a full report and for all orders.
+func (s *Server) disksChanged(found []*store.Volume) {
+	for _, v := range found {
+		s.serveFound(v)
+	}
 	s.mu.Lock()
 	s.disks = true
 	s.mu.Unlock()
 	s.wake()
+	if len(found) > 0 {
+		select {
+		case s.beatAnew <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// serveFound starts the copy v, unless another one of its volume is here.
+func (s *Server) serveFound(v *store.Volume) {
+	s.keepMu.Lock()
+	defer s.keepMu.Unlock()
+	id := v.ID()
+	if now, err := s.opts.Store.Volume(id); err != nil || now != v || s.copy(id) != nil || foreign(v) {
+		return
+	}
+	r := s.open(v)
+	s.mu.Lock()
+	s.copies[id] = r
+	if s.lost[id].Copy == v.CopyID() {
+		delete(s.lost, id)
+	}
+	s.mu.Unlock()
+	s.touch(id)
 }
 
 // reach is what the directory of a volume's files is good for.

@@ -35,8 +35,9 @@ type Store interface {
 	Volumes() []*store.Volume
 	Aside() []volume.SetAside
 	Disks() []volume.DiskReport
-	// Watch looks at the directories until ctx ends, and tells what has changed.
-	Watch(ctx context.Context, changed func())
+	// Watch looks at the directories until ctx ends, and tells that something has
+	// changed, with the volumes of a directory that was not there before.
+	Watch(ctx context.Context, changed func(found []*store.Volume))
 	// Here lists the copies of a volume whose files are in the way of another,
 	// and whether there are some that were never ours.
 	Here(id volume.ID) (ours []volume.CopyID, foreign bool)
@@ -129,6 +130,7 @@ type Server struct {
 	scrubs  *scrubs
 
 	changed   chan struct{} // a level: some report may have changed
+	beatAnew  chan struct{} // a level: copies are here that the leader's orders did not find
 	dropNow   chan struct{} // a level: there are drops to carry out
 	adoptNow  chan struct{} // a level: there are volumes to adopt
 	surveying chan struct{} // holds a token while a survey runs for another node
@@ -161,7 +163,7 @@ func New(o Options) *Server {
 		o.Beat = time.Second
 	}
 	s := &Server{
-		opts: o, log: o.Logger, changed: make(chan struct{}, 1), dropNow: make(chan struct{}, 1),
+		opts: o, log: o.Logger, changed: make(chan struct{}, 1), beatAnew: make(chan struct{}, 1), dropNow: make(chan struct{}, 1),
 		copies: map[volume.ID]*replica.Replica{}, dirty: map[volume.ID]bool{}, lost: map[volume.ID]volume.CopyReport{},
 		drops: map[volume.ID]volume.Drop{}, adopting: map[volume.ID]*adoption{}, taken: map[volume.ID]bool{},
 		adoptNow: make(chan struct{}, 1), surveying: make(chan struct{}, 1), scrubs: newScrubs(),

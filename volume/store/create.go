@@ -72,7 +72,7 @@ func (s *Store) roomiest(disk volume.DiskType) (*dir, error) {
 	}
 	switch {
 	case best >= 0:
-		return s.dirs[best], nil
+		return s.directories()[best], nil
 	case !known:
 		return nil, fmt.Errorf("%w: no directory of disk type %q", volume.ErrNoSpace, disk)
 	}
@@ -95,7 +95,7 @@ func (s *Store) absent(id volume.ID, name string) error {
 	if path != "" {
 		return fmt.Errorf("%w: %s", volume.ErrExists, path)
 	}
-	for _, d := range s.dirs {
+	for _, d := range s.directories() {
 		if d.problem != "" || d.fenced() != nil { // what it has is seen when it is back
 			continue
 		}

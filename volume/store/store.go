@@ -62,19 +62,22 @@ type Options struct {
 	// CompactRate bounds how many bytes a second a compaction reads and writes
 	// while the volume is written to, for each volume; 0 is no bound.
 	CompactRate int64
-	Ledger      *Ledger // of this node; nil, for tools that only read, remembers nothing
-	Log         *slog.Logger
-	Now         func() time.Time
+	// Opened is told of a directory that is taken into use after Open; if it fails,
+	// the directory is not. May be nil.
+	Opened func(path string) error
+	Ledger *Ledger // of this node; nil, for tools that only read, remembers nothing
+	Log    *slog.Logger
+	Now    func() time.Time
 }
 
 // Store is many volumes in many directories.
 type Store struct {
 	opts Options
-	dirs []*dir
 
 	orders sync.Mutex // held by Create, Remove and SetAsideCopy; before mu
 
 	mu      sync.Mutex // not held during I/O on data; guards what follows
+	dirs    []*dir     // each is replaced, not changed, when its disk turns up later
 	volumes map[volume.ID]*Volume
 	aside   []aside
 	closed  bool
@@ -117,6 +120,9 @@ func Open(o Options) (*Store, error) {
 		err := all[i].err
 		if err == nil {
 			err = s.take(d, all[i])
+		} else if d.lock != nil { // nothing of it is in use: it may be tried again
+			err = errors.Join(err, d.lock.Close())
+			d.lock = nil
 		}
 		if err != nil {
 			d.problem = err.Error()
@@ -323,7 +329,7 @@ const spareSlots = 16
 func (s *Store) Disks() []volume.DiskReport {
 	var list []volume.DiskReport
 	used := s.used()
-	for _, d := range s.dirs {
+	for _, d := range s.directories() {
 		r := volume.DiskReport{Dir: d.Path, Disk: d.Disk, Max: d.Max, Used: used[d], Fenced: d.problem, Missing: d.problem != ""}
 		if d.Max == 0 {
 			r.Max = r.Used + spareSlots
@@ -365,7 +371,7 @@ func (s *Store) Close() error {
 	for _, v := range s.Volumes() {
 		err = errors.Join(err, v.Close())
 	}
-	for _, d := range s.dirs {
+	for _, d := range s.directories() {
 		if d.lock != nil {
 			err = errors.Join(err, d.lock.Close())
 		}

@@ -49,21 +49,24 @@ type watched struct {
 	looks int        // guarded by probe
 }
 
-// Watch looks at every directory in use until ctx ends: whether it is still
-// there, answers in time, takes a write, and how much room it has. It calls
-// changed, one call at a time for each directory, after what Disks and Usable
-// tell has changed, and a while later once more if a directory is fenced. A
-// directory that is found well again is used again.
+// Watch looks at every directory until ctx ends: whether it is still there,
+// answers in time, takes a write, and how much room it has. It calls changed, one
+// call at a time for each directory, after what Disks and Usable tell has changed,
+// and a while later once more if a directory is fenced. A directory that is found
+// well again is used again. One that was not there at Open is taken into use when it
+// is there with its marker: changed is given the volumes that it brought.
 //
 // A look that hangs is not waited for long when ctx ends: it ends when the disk
 // answers.
-func (s *Store) Watch(ctx context.Context, changed func()) {
+func (s *Store) Watch(ctx context.Context, changed func(found []*Volume)) {
 	var all sync.WaitGroup
 	defer all.Wait()
-	for _, d := range s.dirs {
-		if d.problem == "" {
-			all.Go(func() { s.watch(ctx, d, changed) })
-		}
+	for i := range s.directories() {
+		all.Go(func() {
+			if d := s.await(ctx, i, changed); d != nil {
+				s.watch(ctx, d, func() { changed(nil) })
+			}
+		})
 	}
 }
 
