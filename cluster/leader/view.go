@@ -44,7 +44,7 @@ func (t *term) view() cluster.View {
 		case s.Report.Copy == 0 && adoptedFrom(cat, s):
 			v.Problems = append(v.Problems, info("volume %d: the files of SeaweedFS on node %s are in the cluster's volume now, and are not needed any more", s.Report.Volume, s.Node))
 		case s.Report.Copy == 0:
-			v.Problems = append(v.Problems, info("volume %d on node %s is not of this cluster; served for reads", s.Report.Volume, s.Node))
+			v.Problems = append(v.Problems, info("volume %d on node %s is not of this cluster: %s", s.Report.Volume, s.Node, cmp.Or(s.Report.Reason, "served for reads")))
 		case !s.Deleted:
 			v.Problems = append(v.Problems, warn("volume %d: the copy %s on node %s is not in the catalog", s.Report.Volume, s.Report.Copy, s.Node))
 		}
@@ -156,13 +156,28 @@ func nodeProblems(nodes []cluster.ViewNode) (out []cluster.ViewProblem) {
 				out = append(out, fail("volume server %s: nothing is written to %s: %s", n.ID, d.Dir, d.Fenced))
 			}
 		}
-		for _, a := range n.Aside {
-			say := fail
-			if a.Moved {
-				say = warn // what it stood for is elsewhere; it is kept for an operator to look at
-			}
-			out = append(out, say("volume server %s: %s is set aside: %s", n.ID, a.Path, a.Reason))
+		out = append(out, asideProblems(n)...)
+	}
+	return out
+}
+
+// asideProblems names the volumes that are set aside. What was moved is elsewhere
+// as well, and is kept for an operator to look at; one line is for all of it.
+func asideProblems(n cluster.ViewNode) (out []cluster.ViewProblem) {
+	moved := 0
+	var last volume.SetAside
+	for _, a := range n.Aside {
+		if a.Moved {
+			moved, last = moved+1, a
+			continue
 		}
+		out = append(out, fail("volume server %s: %s is set aside: %s", n.ID, a.Path, a.Reason))
+	}
+	switch {
+	case moved == 1:
+		out = append(out, warn("volume server %s: %s is set aside: %s", n.ID, last.Path, last.Reason))
+	case moved > 1:
+		out = append(out, warn("volume server %s: %d folders of replaced files are set aside, for you to delete; one of them is %s: %s", n.ID, moved, last.Path, last.Reason))
 	}
 	return out
 }

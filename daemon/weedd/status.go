@@ -229,6 +229,9 @@ func printDiskTrouble(b *strings.Builder, nodes []cluster.ViewNode) {
 			}
 		}
 		for _, a := range n.Aside {
+			if a.Moved {
+				continue // among the problems
+			}
 			fmt.Fprintf(b, "  %s: set aside: %s: %s\n", n.URL, a.Path, a.Reason)
 		}
 	}

@@ -206,12 +206,15 @@ func (r *Replica) enter(e EnterEpoch) {
 	if r.opts.Log.Doubtful() && !r.makeWay() {
 		return
 	}
-	for {
+	for said := ""; ; {
 		err := r.tryEnter(e)
 		if !short(err) {
 			return
 		}
-		r.opts.Logger.Warn("no room to begin an epoch", "volume", r.opts.Volume, "epoch", e.Epoch, "err", err)
+		if err.Error() != said { // it is tried again twice a second
+			said = err.Error()
+			r.opts.Logger.Warn("epoch cannot begin yet", "volume", r.opts.Volume, "epoch", e.Epoch, "err", err)
+		}
 		r.handOver(askAgain)
 		if r.ctx.Err() != nil || r.Entry().Epoch != e.Epoch {
 			r.mu.Lock()

@@ -214,6 +214,9 @@ func readOnlyReason(v *store.Volume) string {
 	if fixed := v.Fixed(); fixed != "" {
 		return foreignReason + "; " + fixed
 	}
+	if v.Marked() {
+		return foreignReason + "; SeaweedFS was told that it takes no writes"
+	}
 	return foreignReason
 }
 

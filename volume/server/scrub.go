@@ -417,7 +417,9 @@ func (s *Server) mend(ctx context.Context, q mendRequest) {
 			s.repaired(q)
 		}
 	}))
-	if err != nil || !bad { // then it is not the record; perhaps the index leads to a wrong one
+	// Then it is not the record; perhaps the index leads to a wrong one. A pass over
+	// all of it that has just ended would find no more.
+	if (err != nil || !bad) && s.opts.Now().Sub(v.ScrubState().Done) >= scrubAgain {
 		if _, err := s.ScrubNow(q.id); err != nil {
 			s.log.Debug("scrub after a bad read", "volume", q.id, "err", err)
 		}

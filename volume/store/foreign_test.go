@@ -408,6 +408,7 @@ func TestCodedVolumes(t *testing.T) {
 			if err := v.Append(nil); !v.Foreign() || !strings.Contains(v.Fixed(), "erasure-coded") || !errors.Is(err, volume.ErrReadOnly) {
 				t.Errorf("%q, append: %v", v.Fixed(), err)
 			}
+			must(t, v.Scrub(t.Context(), Scrub{Found: func(d Damage) { t.Errorf("scrub tells of %+v", d) }}))
 			if v.Fixed() != "" && v.End() != int64(len(a.dat)) {
 				t.Errorf("%d bytes, want %d", v.End(), len(a.dat))
 			}

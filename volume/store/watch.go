@@ -185,6 +185,9 @@ func (d *dir) present(fs vfs.FS) error {
 // fenced is why nothing may be written in d, nil if it may, as of the last look.
 func (d *dir) fenced() error {
 	if c := d.now.Load(); c != nil && c.fence != nil {
+		if errors.Is(c.fence, volume.ErrUnavailable) { // it says so itself, and more is not said twice
+			return fmt.Errorf("directory %s is fenced: %w", d.Path, c.fence)
+		}
 		return fmt.Errorf("%w: directory %s is fenced: %w", volume.ErrUnavailable, d.Path, c.fence)
 	}
 	return nil
