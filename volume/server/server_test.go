@@ -393,6 +393,25 @@ func TestACopyThatCameWithItsDiskIsNotDeleted(t *testing.T) {
 	})
 }
 
+// An adoption that was ordered anew in the moment when the older order was carried
+// out: the leader must hear of the copy that is there.
+func TestACopyAdoptedByAnOlderOrderIsReported(t *testing.T) {
+	t.Parallel()
+	c := start(t, "a")
+	c.master.grow(1, spec000, "a")
+	c.open(1, 1)
+	made := c.master.entry(1).InSync[0]
+	c.master.change(1, func(e *volume.Entry) {
+		e.State, e.Sources = volume.StateNew, []volume.Source{{Node: "a", Print: 1}}
+		e.InSync = []volume.Holder{{Node: "a", Copy: volume.NewCopyID()}}
+	})
+	c.master.grow(2, spec000, "a")
+	c.open(2, 1) // so the order before has been obeyed, and reported
+	if r := c.master.report("a", 1); r.Copy != made.Copy || r.State != volume.CopyHealthy {
+		t.Errorf("reported: copy %s %s, %s", r.Copy, r.State, r.Reason)
+	}
+}
+
 func TestAPlannedStopHandsOver(t *testing.T) {
 	t.Parallel()
 	c := start(t, "a", "b", "c")
