@@ -17,6 +17,7 @@ import (
 	"weedd/cluster/clusterrpc"
 	"weedd/daemon/config"
 	"weedd/volume"
+	"weedd/volume/needle"
 	"weedd/volume/server"
 	"weedd/volume/store"
 	"weedd/volume/vfs"
@@ -85,10 +86,10 @@ func (d *Daemon) startVolume(masters *clusterrpc.Client) {
 		Scrub: d.cfg.Volume.Scrub,
 	})
 	d.open.push(v.server.Close)
-	volumerpc.Register(d.rpc, v.server, volumerpc.Limits{File: int64(d.cfg.Limits.FileSize)})
+	volumerpc.Register(d.rpc, v.server, volumerpc.Limits{File: int64(d.cfg.Limits.FileSize), InFlight: int64(d.cfg.Limits.InFlight)})
 	v.api = volumehttp.New(volumehttp.Options{
 		Blobs: blobs{v.server}, Log: d.log, Version: d.opts.Version, Metrics: d.metricsHandler(), Scrub: blobs{v.server},
-		FileLimit: int64(d.cfg.Limits.FileSize), UploadLimit: int64(d.cfg.Limits.InFlight),
+		FileLimit: int64(d.cfg.Limits.FileSize), UploadLimit: inFlight(d.cfg),
 		ReadMode: volumehttp.ReadMode(d.cfg.Volume.ReadMode), Hold: d.cfg.Limits.Hold,
 	})
 	d.open.push(v.api.Close)
@@ -111,7 +112,15 @@ func (v *volumeRole) run(ctx context.Context) error {
 
 // setLimits follows limits that change live.
 func (v *volumeRole) setLimits(cfg config.Config) {
-	v.api.SetLimits(int64(cfg.Limits.FileSize), int64(cfg.Limits.InFlight))
+	v.api.SetLimits(int64(cfg.Limits.FileSize), inFlight(cfg))
+}
+
+// inFlight is the memory for uploads: as configured, and enough for the largest.
+func inFlight(cfg config.Config) int64 {
+	if cfg.Limits.InFlight == 0 {
+		return 0
+	}
+	return max(int64(cfg.Limits.InFlight), needle.Footprint(int64(cfg.Limits.FileSize)))
 }
 
 // blobs is the volume role as its public API sees it.

@@ -21,7 +21,6 @@ import (
 
 	"github.com/julienschmidt/httprouter"
 	"github.com/prometheus/client_golang/prometheus"
-	"golang.org/x/sync/semaphore"
 
 	"weedd/cluster"
 	"weedd/cluster/master"
@@ -66,7 +65,7 @@ type Options struct {
 	GarbageThreshold   float64       // of /vol/vacuum without a parameter; 0 is 0.3
 	VolumeLimit        int64         // bytes of a full volume, for what /collection/info tells; 0 is 30 GiB
 	FileLimit          int64         // bytes of one file; 0 is 256 MiB
-	HeldBytes          int64         // bytes of all bodies of /submit in memory at once; 0 is 256 MiB
+	HeldBytes          int64         // bytes of memory that /submit takes for bodies at once, one file at least; 0 is 256 MiB
 	HeldRequests       int           // requests that may wait at once; 0 is 1024
 	Stall              time.Duration // a client that sends no byte for so long is dropped; 0 is 1 min
 	// AdminFrom lists the addresses that may call what destroys data, besides
@@ -116,13 +115,13 @@ func New(o Options) *API {
 // limits are what change live. Requests under way keep those they began with.
 type limits struct {
 	file  int64
-	bytes *semaphore.Weighted
+	bytes *wire.Budget
 	held  chan struct{}
 }
 
 // SetLimits changes Options.FileLimit, HeldBytes and HeldRequests.
 func (a *API) SetLimits(file, heldBytes int64, heldRequests int) {
-	a.limits.Store(&limits{file, semaphore.NewWeighted(max(heldBytes, file)), make(chan struct{}, heldRequests)})
+	a.limits.Store(&limits{file, wire.NewBudget(max(heldBytes, needle.Footprint(file)), roomWait, a.metrics), make(chan struct{}, heldRequests)})
 }
 
 // Handler is the whole API.

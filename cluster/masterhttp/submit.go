@@ -1,7 +1,6 @@
 package masterhttp
 
 import (
-	"context"
 	"fmt"
 	"net/http"
 	"time"
@@ -66,27 +65,19 @@ func (a *API) submit(w *answer, r *http.Request) error {
 // roomWait is how long an upload waits for room in memory before it is told 429.
 const roomWait = 10 * time.Second
 
-// room reserves memory for the body of r; one of unknown length counts as the
-// longest.
+// room reserves memory for the body of r.
 func (a *API) room(r *http.Request, lim *limits) (release func(), err error) {
 	done, err := a.hold()
 	if err != nil {
 		return nil, err
 	}
-	n := r.ContentLength
-	if n < 0 || n > lim.file { // a form is a little longer than its file
-		n = lim.file
-	}
-	ctx, cancel := context.WithTimeout(r.Context(), roomWait)
-	defer cancel()
-	if err := lim.bytes.Acquire(ctx, n); err != nil {
+	free, err := lim.bytes.Admit(r)
+	if err != nil {
 		done()
-		return nil, fmt.Errorf("%w: no room for %d more bytes", volume.ErrBusy, n)
+		return nil, err
 	}
-	a.metrics.Uploading(n)
 	return func() {
-		a.metrics.Uploading(-n)
-		lim.bytes.Release(n)
+		free()
 		done()
 	}, nil
 }

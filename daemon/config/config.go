@@ -100,8 +100,8 @@ type Disk struct {
 // Limits bound what a daemon takes on. All of them change live.
 type Limits struct {
 	FileSize     Size          `mapstructure:"file_size"`     // of one file in one record
-	InFlight     Size          `mapstructure:"in_flight"`     // bodies of uploads at the volume role, together; 0 for no limit
-	HeldBytes    Size          `mapstructure:"held_bytes"`    // bodies of requests that wait for a volume, together
+	InFlight     Size          `mapstructure:"in_flight"`     // memory for uploads at the volume role, together; 0 for no limit
+	HeldBytes    Size          `mapstructure:"held_bytes"`    // memory for uploads at a master, together
 	HeldRequests int           `mapstructure:"held_requests"` // how many requests may wait
 	Hold         time.Duration `mapstructure:"hold"`          // how long a request may wait before it is told 503
 	Stop         time.Duration `mapstructure:"stop"`          // how long a planned stop waits for requests in flight

@@ -43,3 +43,13 @@ func (n *Needle) Release() {
 
 // Reset empties n.
 func (n *Needle) Reset() { *n = Needle{buf: n.buf} }
+
+// requestCost is what a write takes beside its bytes: buffers of its connection, a
+// stack, small things.
+const requestCost = 32 << 10
+
+// Footprint bounds the memory, in bytes, that a file of n bytes takes at a time while
+// it is received and stored: the file, and the largest of what is made of it by and
+// by: a packed form, which then takes its place; its record, in a buffer that Get
+// rounds up; the frames of it that are on their way to two other copies.
+func Footprint(n int64) int64 { return requestCost + n + max(n, 2*min(n, 1<<maxClass)) }

@@ -15,7 +15,6 @@ import (
 
 	"github.com/julienschmidt/httprouter"
 	"github.com/prometheus/client_golang/prometheus"
-	"golang.org/x/sync/semaphore"
 
 	"weedd/volume"
 	"weedd/volume/needle"
@@ -123,8 +122,7 @@ func New(o Options) *API {
 // limits are what changes live. Requests under way keep those they began with.
 type limits struct {
 	file    int64
-	bytes   int64
-	uploads *semaphore.Weighted // nil for no limit
+	uploads *wire.Budget
 }
 
 // SetLimits changes Options.FileLimit and UploadLimit, with the same meaning of 0.
@@ -132,11 +130,7 @@ func (a *API) SetLimits(file, uploads int64) {
 	if file == 0 {
 		file = 256 << 20
 	}
-	l := &limits{file: file, bytes: uploads}
-	if uploads > 0 {
-		l.uploads = semaphore.NewWeighted(uploads)
-	}
-	a.limits.Store(l)
+	a.limits.Store(&limits{file, wire.NewBudget(uploads, a.opts.UploadWait, a.metrics)})
 }
 
 // Handler is the whole API.

@@ -220,7 +220,7 @@ func TestLargePackedContent(t *testing.T) {
 
 func TestUploadsWaitForRoom(t *testing.T) {
 	t.Parallel()
-	s := newSingle(t, volumehttp.Options{UploadLimit: 100, UploadWait: time.Millisecond, Stall: time.Minute})
+	s := newSingle(t, volumehttp.Options{UploadLimit: needle.Footprint(90) + needle.Footprint(10), UploadWait: time.Millisecond, Stall: time.Minute})
 	conn, err := net.Dial("tcp", strings.TrimPrefix(s.base, "http://"))
 	if err != nil {
 		t.Fatal(err)
@@ -245,7 +245,7 @@ func TestUploadsWaitForRoom(t *testing.T) {
 	if line, err := r.ReadString('\n'); err != nil || !strings.Contains(line, "201") {
 		t.Fatalf("%q, %v", line, err)
 	}
-	if resp, _ := s.do("PUT", "/1,02deadbeef", strings.Repeat("x", 2000)); resp.StatusCode != 201 {
+	if resp, _ := s.do("PUT", "/1,02deadbeef", strings.Repeat("x", 99_000)); resp.StatusCode != 201 {
 		t.Errorf("an upload above the limit, alone: %d", resp.StatusCode)
 	}
 }

@@ -1,15 +1,12 @@
 package volumehttp
 
 import (
-	"context"
-	"fmt"
 	"net/http"
 	"strconv"
 	"time"
 
 	"github.com/julienschmidt/httprouter"
 
-	"weedd/volume"
 	"weedd/volume/wire"
 )
 
@@ -26,7 +23,10 @@ func (a *API) write(x *exchange, p httprouter.Params) error {
 		return err
 	}
 	lim := a.limits.Load()
-	release, err := a.admit(x.r, lim)
+	if err := wire.CheckLength(x.r, lim.file); err != nil {
+		return err
+	}
+	release, err := lim.uploads.Admit(x.r)
 	if err != nil {
 		return err
 	}
@@ -51,35 +51,6 @@ func (a *API) write(x *exchange, p httprouter.Params) error {
 	}
 	x.json(http.StatusCreated, up.Stored(res.Checksum))
 	return nil
-}
-
-// admit waits until the body of r has room among the uploads in memory.
-func (a *API) admit(r *http.Request, lim *limits) (release func(), err error) {
-	if err := wire.CheckLength(r, lim.file); err != nil {
-		return nil, err
-	}
-	n := r.ContentLength
-	if n < 0 {
-		n = lim.file // unknown: as much as it may become
-	}
-	if lim.uploads == nil {
-		a.metrics.Uploading(n)
-		return func() { a.metrics.Uploading(-n) }, nil
-	}
-	n = min(n, lim.bytes) // a large one goes alone
-	if !lim.uploads.TryAcquire(n) {
-		ctx, cancel := context.WithTimeout(r.Context(), a.opts.UploadWait)
-		defer cancel()
-		if err := lim.uploads.Acquire(ctx, n); err != nil {
-			return nil, fmt.Errorf("%w: %d more do not fit the limit of %d bytes of uploads at once",
-				volume.ErrBusy, n, lim.bytes)
-		}
-	}
-	a.metrics.Uploading(n)
-	return func() {
-		a.metrics.Uploading(-n)
-		lim.uploads.Release(n)
-	}, nil
 }
 
 // deleted is the answer to DELETE.

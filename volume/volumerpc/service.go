@@ -43,7 +43,7 @@ type Node interface {
 // comments say.
 type Limits struct {
 	File     int64 // bytes of one file; 0 is 256 MiB
-	InFlight int64 // bytes of all writes passed on to this node; at least File; 0 is 512 MiB
+	InFlight int64 // bytes of memory for all writes passed on to this node, one at least; 0 is 512 MiB
 }
 
 // Register adds the service to a gRPC server. The server's own limit on the size
@@ -55,7 +55,7 @@ func Register(r grpc.ServiceRegistrar, n Node, l Limits) {
 	if l.InFlight == 0 {
 		l.InFlight = 512 << 20
 	}
-	s := &nodeService{node: n, file: l.File, room: semaphore.NewWeighted(max(l.InFlight, l.File))}
+	s := &nodeService{node: n, file: l.File, room: semaphore.NewWeighted(max(l.InFlight, needle.Footprint(l.File)))}
 	r.RegisterService(&grpc.ServiceDesc{
 		ServiceName: service,
 		HandlerType: (*any)(nil),
@@ -146,10 +146,11 @@ func (s *nodeService) write(stream grpc.BidiStreamingServer[writeFrame, writeAns
 		return fmt.Errorf("%w: a file of %d bytes; the limit is %d", volume.ErrTooLarge, h.Size, s.file)
 	}
 	ctx := stream.Context()
-	if err := s.room.Acquire(ctx, h.Size); err != nil {
-		return fmt.Errorf("%w: no room for %d bytes", volume.ErrBusy, h.Size)
+	held := needle.Footprint(h.Size)
+	if err := s.room.Acquire(ctx, held); err != nil {
+		return fmt.Errorf("%w: no room for %d bytes", volume.ErrBusy, held)
 	}
-	defer s.room.Release(h.Size)
+	defer s.room.Release(held)
 	if h.Delete {
 		size, err := s.node.DeleteHere(ctx, h.id())
 		if err != nil {

@@ -176,7 +176,7 @@ func readUpTo(r io.Reader, expect, limit int64) ([]byte, error) {
 // bodyError makes a failure to read a body the client's: it hung up, stalled,
 // or broke the form.
 func bodyError(err error) error {
-	if err == nil || errors.Is(err, volume.ErrTooLarge) {
+	if err == nil || errors.Is(err, volume.ErrTooLarge) || errors.Is(err, volume.ErrBusy) {
 		return err
 	}
 	return badRequest("%v", err)

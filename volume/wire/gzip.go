@@ -4,6 +4,7 @@ import (
 	"compress/gzip"
 	"errors"
 	"net/http"
+	"runtime"
 	"strings"
 	"sync"
 )
@@ -16,6 +17,10 @@ var packers = sync.Pool{New: func() any {
 	}
 	return zw
 }}
+
+// packing is held while something is packed: a writer more than there are
+// processors would only take memory.
+var packing = make(chan struct{}, runtime.GOMAXPROCS(0))
 
 // compress packs data of a type that shrinks, or of none if it looks like text.
 // It gives nil unless the result is below nine tenths of data.
@@ -30,6 +35,8 @@ func compress(data []byte, mime string) []byte {
 	if !shrinks(mime) {
 		return nil
 	}
+	packing <- struct{}{}
+	defer func() { <-packing }()
 	out := &bounded{buf: make([]byte, 0, room)}
 	zw := packers.Get().(*gzip.Writer)
 	defer packers.Put(zw)

@@ -35,7 +35,7 @@ func NewMetrics(api string) *Metrics {
 		}),
 		uploads: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "weedd_http_upload_bytes_running", ConstLabels: labels,
-			Help: "Bytes of uploads being received or stored.",
+			Help: "Bytes of memory set aside for uploads being received or stored.",
 		}),
 	}
 }
