@@ -3,6 +3,7 @@ package store
 import (
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"weedd/volume"
@@ -156,8 +157,8 @@ func (v *Volume) syncData() (int64, error) {
 	if v.opts.Sync == SyncGroup && durable == end {
 		return durable, nil
 	}
-	if err := v.dat().Sync(); err != nil {
-		return durable, v.fail(err)
+	if err := v.syncFile(v.dat()); err != nil {
+		return durable, err
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -165,6 +166,26 @@ func (v *Volume) syncData() (int64, error) {
 		v.durable = max(v.durable, end)
 	}
 	return v.durable, nil
+}
+
+// syncFile fsyncs f, which is .dat; a failure ends the copy (rule R5). The kernel
+// tells of bytes that it could not write once for each open file: whoever syncs
+// beside the one that is told must not be told that all is well, so it waits for
+// the verdict.
+func (v *Volume) syncFile(f vfs.File) error {
+	v.syncMu.Lock()
+	defer v.syncMu.Unlock()
+	if err := v.Failed(); err != nil {
+		return err
+	}
+	switch err := f.Sync(); {
+	case err == nil:
+		return nil
+	case errors.Is(err, os.ErrClosed): // by Close, or f was replaced by a compaction
+		return fmt.Errorf("sync volume %d: %w", v.id, volume.ErrClosed)
+	default:
+		return v.fail(err)
+	}
 }
 
 // Publish makes the records below committed visible to readers. It never takes
@@ -355,41 +376,11 @@ func (v *Volume) cutFile(end int64) error {
 	if err := v.dat().Truncate(end); err != nil {
 		return v.fail(err)
 	}
-	if err := v.dat().Sync(); err != nil {
-		return v.fail(err)
+	if err := v.syncFile(v.dat()); err != nil {
+		return err
 	}
 	v.mu.Lock()
 	v.durable = end
 	v.mu.Unlock()
 	return nil
-}
-
-// CutAll drops everything but the super block, for a copy that is to be filled
-// anew. The caller vouches that nothing counts on it.
-func (v *Volume) CutAll() error {
-	if err := v.writable(); err != nil {
-		return err
-	}
-	super := v.super.encode()
-	sum := sums{}.plus(super[:])
-	v.idxMu.Lock()
-	v.idxSize = 0
-	v.mu.Lock()
-	v.committed, v.published, v.rows, v.counts = SuperBlockSize, 0, nil, counts{}
-	v.image.due = nil
-	v.image.saved.Store(0)
-	v.shrinkLocked(SuperBlockSize, sum)
-	v.files.Store(&files{v.dat(), newIndex(0)})
-	v.mu.Unlock()
-	v.idxMu.Unlock()
-	if err := v.saveCheckpoint(SuperBlockSize); err != nil {
-		return v.fail(err)
-	}
-	if err := v.idx.Truncate(0); err != nil {
-		return v.fail(err)
-	}
-	if err := v.idx.Sync(); err != nil {
-		return v.fail(err)
-	}
-	return v.cutFile(SuperBlockSize)
 }

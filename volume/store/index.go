@@ -218,19 +218,6 @@ func (x *index) all() iter.Seq2[volume.Key, place] {
 	}
 }
 
-// bytes is the memory that x takes, without what an allocator adds.
-func (x *index) bytes() int {
-	v := x.view.Load()
-	n := v.recent.bytes() + 16*(cap(x.fresh)+cap(x.old)+cap(x.run)) + 16*len(v.firsts)
-	if v.merging != nil {
-		n += v.merging.bytes()
-	}
-	for i := range v.chunks {
-		n += chunkHeader + cap(v.chunks[i].Load().data)
-	}
-	return n
-}
-
 // union appends two sorted runs, merged, to out; of equal keys b's entry stays.
 func union(out, a, b []entry) []entry {
 	out = slices.Grow(out, len(a)+len(b))
@@ -274,8 +261,6 @@ func newTable(keys int) *table {
 }
 
 func (t *table) full() bool { return t.used == len(t.order) }
-
-func (t *table) bytes() int { return 16*len(t.slots) + 4*len(t.order) }
 
 // first is the slot where the search for k begins.
 func (t *table) first(k volume.Key) int {

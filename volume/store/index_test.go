@@ -321,3 +321,18 @@ func BenchmarkIndexSet(b *testing.B) {
 		})
 	}
 }
+
+// bytes is the memory that x takes, without what an allocator adds.
+func (x *index) bytes() int {
+	v := x.view.Load()
+	n := v.recent.bytes() + 16*(cap(x.fresh)+cap(x.old)+cap(x.run)) + 16*len(v.firsts)
+	if v.merging != nil {
+		n += v.merging.bytes()
+	}
+	for i := range v.chunks {
+		n += chunkHeader + cap(v.chunks[i].Load().data)
+	}
+	return n
+}
+
+func (t *table) bytes() int { return 16*len(t.slots) + 4*len(t.order) }

@@ -206,8 +206,12 @@ func (v *Volume) readCheckpoint() (*checkpoint, error) {
 	if size < c.durable || c.super != super {
 		return nil, errUnfit
 	}
-	// The last bytes are read again: they tell whether it is the same file.
-	again, err := sums{blocks: c.sums.blocks, end: c.committed + 1}.cut(v.dat(), c.committed)
+	// The last bytes, of up to a MiB, are read again: they tell whether it is the
+	// same file.
+	again, err := c.sums.cut(v.dat(), (c.committed-1)/sumBlock*sumBlock)
+	if err == nil {
+		again, err = again.cut(v.dat(), c.committed)
+	}
 	if err != nil {
 		return nil, err
 	}

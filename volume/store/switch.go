@@ -374,8 +374,8 @@ func (v *Volume) setGeneration(g uint32) error {
 	if _, err := v.dat().WriteAt(b[4:6], 4); err != nil {
 		return v.fail(fmt.Errorf("set generation %d: %w", g, err))
 	}
-	if err := v.dat().Sync(); err != nil {
-		return v.fail(fmt.Errorf("set generation %d: %w", g, err))
+	if err := v.syncFile(v.dat()); err != nil {
+		return fmt.Errorf("set generation %d: %w", g, err)
 	}
 	v.mu.Lock()
 	v.super.revision = super.revision
@@ -418,9 +418,7 @@ func (v *Volume) Repair(offset int64, record []byte) error {
 	}
 	_, err = f.dat.WriteAt(record, offset)
 	if err == nil {
-		if err = f.dat.Sync(); err != nil && !errors.Is(err, os.ErrClosed) {
-			return v.fail(err)
-		}
+		err = v.syncFile(f.dat)
 	}
 	if err != nil {
 		return fmt.Errorf("repair volume %d at %d: %w", v.id, offset, err)

@@ -40,7 +40,7 @@ func (r Row) End() int64 { return r.Offset + needle.Length(max(r.Size, 0), needl
 
 // Volume is one copy of a volume.
 //
-// One goroutine at a time calls Append, Cut, CutAll, SetEpochs, AddEpoch,
+// One goroutine at a time calls Append, Cut, SetEpochs, AddEpoch,
 // Checkpoint and Switch. Sync may run at the same time as Append and Checkpoint.
 // All else may be called at any time. Readers (Lookup, Get, Read, ReadHeader)
 // take no lock.
@@ -75,6 +75,7 @@ type Volume struct {
 
 	image imageState
 
+	syncMu  sync.Mutex // held while .dat is synced; before mu
 	idxMu   sync.Mutex // held while .idx is written; before mu
 	idx     vfs.File   // guarded by idxMu where it is replaced; nil for a foreign one
 	idxSize int64      // guarded by idxMu

@@ -205,29 +205,6 @@ func TestCutGoesToRecordsAboveTheCommittedLengthOnly(t *testing.T) {
 	must(t, fullCheck(fs, v))
 }
 
-func TestCutAllLeavesAnEmptyVolume(t *testing.T) {
-	t.Parallel()
-	fs, s, v := newVolume(t)
-	must(t, write(v, record(t, v, 1, []byte("a"))))
-	must(t, v.Checkpoint())
-	must(t, v.Append(record(t, v, 2, []byte("b"))))
-	must(t, v.CutAll())
-	if files, deleted, bytes, maxKey, size, _, _ := v.Stats(); files != 0 || deleted != 0 || bytes != 0 || maxKey != 0 || size != 8 {
-		t.Fatal(files, deleted, bytes, maxKey, size)
-	}
-	for k := range volume.Key(3) {
-		if _, ok := v.Latest(k); ok {
-			t.Fatalf("key %d is there", k)
-		}
-	}
-	old, err := needle.Append(nil, &needle.Needle{Key: 3, Cookie: cookieOf(3), Data: []byte("from another copy"), AppendedAt: 5})
-	must(t, err)
-	must(t, write(v, old))
-	_, v = reopen(t, fs, s)
-	expect(t, v, 3, []byte("from another copy"))
-	must(t, fullCheck(fs, v))
-}
-
 func TestChecksumAndRawBytes(t *testing.T) {
 	t.Parallel()
 	fs, s, v := newVolume(t)

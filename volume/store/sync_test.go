@@ -1,0 +1,119 @@
+package store
+
+import (
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"weedd/volume"
+	"weedd/volume/vfs"
+	"weedd/volume/vfs/faultfs"
+)
+
+// onceFS tells of a failed fsync of .dat once, to whoever asks first, as Linux
+// does. Whoever asks first is held up until while has returned.
+type onceFS struct {
+	vfs.FS
+	while func() // set before the fsync that is to fail
+}
+
+func (fs *onceFS) OpenFile(path string, flag int) (vfs.File, error) {
+	f, err := fs.FS.OpenFile(path, flag)
+	if err == nil && strings.HasSuffix(path, extDat) {
+		f = &onceFile{f, fs}
+	}
+	return f, err
+}
+
+type onceFile struct {
+	vfs.File
+	fs *onceFS
+}
+
+func (f *onceFile) Sync() error {
+	if while := f.fs.while; while != nil {
+		f.fs.while = nil
+		while()
+		return os.ErrInvalid
+	}
+	return f.File.Sync()
+}
+
+// A repair that is told of bytes that were not written must not leave the writer,
+// which syncs at the same time, believing that all is well (rule R5).
+func TestAFailedFsyncOfARepairIsTheWritersToo(t *testing.T) {
+	t.Parallel()
+	fs := &onceFS{FS: faultfs.New(1)}
+	must(t, fs.Mkdir("/d"))
+	s, err := Open(options(fs, "/d"))
+	must(t, err)
+	defer s.Close()
+	v, err := s.Create(7, volume.Spec{}, 1)
+	must(t, err)
+	good := record(t, v, 1, []byte("a"))
+	must(t, write(v, good))
+	must(t, v.Append(record(t, v, 2, []byte("b"))))
+	durable := v.Durable()
+
+	synced := make(chan error, 1)
+	fs.while = func() {
+		go func() {
+			_, err := v.Sync()
+			synced <- err
+		}()
+		select {
+		case err := <-synced:
+			t.Errorf("the writer's fsync did not wait: %v", err)
+			synced <- err
+		case <-time.After(50 * time.Millisecond): // it waits, as it should
+		}
+	}
+	if err := v.Repair(SuperBlockSize, good); err == nil {
+		t.Error("the repair went well")
+	}
+	if err := <-synced; err == nil || v.Durable() != durable || v.Failed() == nil {
+		t.Errorf("the writer was told %v; %d of %d bytes durable, failed %v", err, v.Durable(), durable, v.Failed())
+	}
+}
+
+// A checkpoint at a whole number of MiB vouches for bytes as any other does.
+func TestACheckpointAtAWholeMiBTellsAnotherFile(t *testing.T) {
+	t.Parallel()
+	fs, s, v := newVolume(t)
+	left := sumBlock - v.End()
+	for left > 0 { // records of a length that is a divisor of what is left, at the end
+		size := min(left, 64<<10)
+		rec := record(t, v, volume.Key(left), make([]byte, dataFor(t, v, size)))
+		must(t, write(v, rec))
+		left -= int64(len(rec))
+	}
+	if v.End() != sumBlock {
+		t.Fatalf("ends at %d", v.End())
+	}
+	must(t, s.Close())
+	b, err := vfs.ReadFile(fs, "/d/7.dat")
+	must(t, err)
+	for i := SuperBlockSize; i < len(b); i++ { // all of it is other bytes
+		b[i] ^= 0xff
+	}
+	must(t, vfs.Write(fs, "/d/7.dat", b))
+	s, err = Open(options(fs, "/d"))
+	must(t, err)
+	defer s.Close()
+	if v, err := s.Volume(7); err == nil && !v.Foreign() {
+		t.Error("it was taken for the file that the checkpoint describes")
+	}
+}
+
+// dataFor is the length of data whose record has size bytes.
+func dataFor(t *testing.T, v *Volume, size int64) int {
+	t.Helper()
+	for n := max(int(size)-64, 0); n < int(size); n++ {
+		if int64(len(record(t, v, 1, make([]byte, n)))) == size {
+			return n
+		}
+	}
+	t.Fatalf("no record has %d bytes", size)
+	return 0
+}
