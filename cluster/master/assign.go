@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"weedd/cluster/placement"
@@ -164,6 +165,20 @@ type growth struct {
 	dc, rack, node string
 }
 
+// grownLocked logs how growth ended. As long as the reason is the same it warns
+// once: every upload asks anew.
+func (m *Master) grownLocked(ctx context.Context, req Request, err error) {
+	if err == nil {
+		m.refused = ""
+		return
+	}
+	level := slog.LevelDebug
+	if ctx.Err() == nil && err.Error() != m.refused {
+		level, m.refused = slog.LevelWarn, err.Error()
+	}
+	m.opt.Logger.Log(ctx, level, "no volume could be made", "collection", req.Spec.Collection, "replication", req.Spec.Placement, "err", err)
+}
+
 type growRun struct {
 	done chan struct{}
 	err  error // valid once done is closed
@@ -184,11 +199,9 @@ func (m *Master) grow(req Request) *growRun {
 		ctx, cancel := context.WithTimeout(ctx, time.Duration(m.hold.Load())/2)
 		defer cancel()
 		_, err := m.opt.Leader.Grow(ctx, placement.GrowRequest{Spec: req.Spec, DataCenter: req.DataCenter, Rack: req.Rack, Node: req.Node})
-		if err != nil && ctx.Err() == nil {
-			m.opt.Logger.Warn("no volume could be made", "collection", req.Spec.Collection, "replication", req.Spec.Placement, "err", err)
-		}
 		m.mu.Lock()
 		defer m.mu.Unlock()
+		m.grownLocked(ctx, req, err)
 		run.err = err
 		delete(m.growing, key)
 		close(run.done)

@@ -281,11 +281,28 @@ func (c *sites) missing(req GrowRequest) error {
 	var full []string
 	for _, s := range c.all {
 		if s.Ready && !s.room(req.Spec.Disk) {
-			full = append(full, string(s.ID))
+			full = append(full, fmt.Sprintf("node %s: %s", s.ID, s.whyFull(req.Spec.Disk)))
 		}
 	}
-	return fmt.Errorf("%w: no free volume slot for disk type %q on the nodes that placement %s needs; without one: %s",
-		volume.ErrNoSpace, req.Spec.Disk, p, strings.Join(full, ", "))
+	return fmt.Errorf("%w: a new volume of placement %s has no place; %s", volume.ErrNoSpace, p, strings.Join(full, "; "))
+}
+
+// whyFull says why a node has no room for a new volume.
+func (s *site) whyFull(disk volume.DiskType) string {
+	var why []string
+	for _, d := range s.Disks {
+		switch {
+		case d.Disk != disk:
+		case d.Fenced != "":
+			why = append(why, d.Dir+": "+d.Fenced)
+		default:
+			why = append(why, fmt.Sprintf("%s: %d of %d volume slots are used", d.Dir, d.Used, d.Max))
+		}
+	}
+	if len(why) == 0 {
+		return fmt.Sprintf("it has no directory of disk type %q", cmp.Or(disk, "hdd"))
+	}
+	return strings.Join(why, ", ")
 }
 
 func (r GrowRequest) where() string {

@@ -31,6 +31,11 @@ func nodes(where ...string) (out []placement.Node) {
 	return out
 }
 
+func fenced(n placement.Node, why string) placement.Node {
+	n.Disks[0].Fenced = why
+	return n
+}
+
 func gone(n placement.Node, d time.Duration) placement.Node {
 	n.Alive, n.Ready, n.Away = false, false, d
 	return n
@@ -65,7 +70,8 @@ func TestChoose(t *testing.T) {
 		{"two copies on one node are refused", nodes("a/r/1"), "001", placement.GrowRequest{}, "needs 2 nodes in one rack; 1 volume servers are ready", volume.ErrUnsatisfiable},
 		{"010 without a second rack is refused", nodes("a/r/1", "a/r/2"), "010", placement.GrowRequest{}, "1 more racks", volume.ErrUnsatisfiable},
 		{"no nodes at all", nil, "000", placement.GrowRequest{}, "no volume server is ready", volume.ErrUnsatisfiable},
-		{"no free slot", []placement.Node{node("a/r/1", 0)}, "000", placement.GrowRequest{}, "no free volume slot", volume.ErrNoSpace},
+		{"no free slot", []placement.Node{node("a/r/1", 0)}, "000", placement.GrowRequest{}, "0 of 0 volume slots are used", volume.ErrNoSpace},
+		{"a full disk is named", []placement.Node{fenced(node("a/r/1", 10), "fewer than 9 bytes are free")}, "000", placement.GrowRequest{}, "fewer than 9 bytes are free", volume.ErrNoSpace},
 		{"another disk type has no slot", nodes("a/r/1"), "000", placement.GrowRequest{Spec: volume.Spec{Disk: "ssd"}}, `disk type "ssd"`, volume.ErrNoSpace},
 		{"a node that is not ready is passed over", append(nodes("a/r/1"), gone(node("a/r/2", 10), 1)), "000", placement.GrowRequest{}, "1", nil},
 		{"001 with one of two nodes away makes do with one", append(nodes("a/r/1"), gone(node("a/r/2", 0), 1)), "001", placement.GrowRequest{}, "1", nil},
