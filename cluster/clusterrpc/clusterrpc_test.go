@@ -213,11 +213,15 @@ func ctx(t *testing.T) context.Context {
 	return c
 }
 
-// wait waits for cond, for 5 s at most.
+// wait looks again and again until cond holds.
 func wait(t *testing.T, what string, cond func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(5 * time.Second); !cond(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
+	deadline, tick := time.After(30*time.Second), time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for !cond() {
+		select {
+		case <-tick.C:
+		case <-deadline:
 			t.Fatalf("waited for %s", what)
 		}
 	}

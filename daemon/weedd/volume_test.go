@@ -1,12 +1,8 @@
 package main
 
 import (
-	"archive/tar"
-	"compress/gzip"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -19,41 +15,14 @@ import (
 
 	"weedd/volume/store"
 	"weedd/volume/vfs"
+	"weedd/volume/volumetest"
 )
 
 // seaweedVolume puts the files of a vector whose names begin with prefix into a
 // new directory.
 func seaweedVolume(t *testing.T, vector, prefix string) string {
 	t.Helper()
-	dir := t.TempDir()
-	f, err := os.Open("../../volume/store/testdata/vectors/" + vector + "/files.tar.gz")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	z, err := gzip.NewReader(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for r := tar.NewReader(z); ; {
-		h, err := r.Next()
-		if errors.Is(err, io.EOF) {
-			return dir
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		if h.Typeflag != tar.TypeReg || !strings.HasPrefix(h.Name, prefix) {
-			continue
-		}
-		b, err := io.ReadAll(r)
-		if err == nil {
-			err = os.WriteFile(filepath.Join(dir, filepath.Base(h.Name)), b, 0o644)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
+	return volumetest.UnpackSome(t, "../../volume/store/testdata/vectors/"+vector+"/files.tar.gz", prefix)
 }
 
 // snapshot is all that can be seen of the files in a directory.

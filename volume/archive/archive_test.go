@@ -3,7 +3,6 @@ package archive
 import (
 	"archive/tar"
 	"bytes"
-	"compress/gzip"
 	"errors"
 	"io"
 	"os"
@@ -17,6 +16,7 @@ import (
 	"weedd/volume/needle"
 	"weedd/volume/store"
 	"weedd/volume/vfs"
+	"weedd/volume/volumetest"
 )
 
 const vectors = "../store/testdata/vectors/"
@@ -25,35 +25,7 @@ const vectors = "../store/testdata/vectors/"
 // directory.
 func unpack(t *testing.T, name, prefix string) string {
 	t.Helper()
-	dir := t.TempDir()
-	f, err := os.Open(vectors + name + "/files.tar.gz")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	z, err := gzip.NewReader(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for r := tar.NewReader(z); ; {
-		h, err := r.Next()
-		if errors.Is(err, io.EOF) {
-			return dir
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		if h.Typeflag != tar.TypeReg || !strings.HasPrefix(h.Name, prefix) {
-			continue
-		}
-		b, err := io.ReadAll(r)
-		if err == nil {
-			err = os.WriteFile(filepath.Join(dir, filepath.Base(h.Name)), b, 0o644)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
+	return volumetest.UnpackSome(t, vectors+name+"/files.tar.gz", prefix)
 }
 
 func find(t *testing.T, dir string, id volume.ID) store.Found {

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"weedd/volume"
@@ -119,8 +120,27 @@ func Unpack(t testing.TB, archive, dir string) {
 	}
 }
 
+// UnpackSome writes those files of an archive whose names begin with prefix into a
+// new directory, by the last element of their names.
+func UnpackSome(t testing.TB, archive, prefix string) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	err := unpackAs(archive, dir, func(name string) string {
+		if !strings.HasPrefix(name, prefix) {
+			return ""
+		}
+		return filepath.Base(name)
+	})
+	if err != nil {
+		t.Fatalf("unpack volumes of %s: %v", archive, err)
+	}
+	return dir
+}
+
 // unpack writes the files of an archive into a directory.
 func unpack(archive, dir string) error { return unpackAs(archive, dir, filepath.Base) }
+
+// unpackAs leaves out what has no name by as, and all but plain files.
 
 func unpackAs(archive, dir string, as func(name string) string) error {
 	f, err := os.Open(archive)
@@ -144,7 +164,11 @@ func unpackAs(archive, dir string, as func(name string) string) error {
 		if _, err := io.ReadFull(r, b); err != nil {
 			return err
 		}
-		path := filepath.Join(dir, as(h.Name))
+		name := as(h.Name)
+		if name == "" || h.Typeflag != tar.TypeReg {
+			continue
+		}
+		path := filepath.Join(dir, name)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			return err
 		}
