@@ -84,7 +84,7 @@ type Master struct {
 
 	mu      sync.Mutex
 	growing map[growth]*growRun
-	refused string // why growth failed last; "" when it went well
+	refused string                      // why growth failed last; "" when it went well
 	avoid   map[volume.NodeID]time.Time // primaries that failed us, until when
 
 	ctx    context.Context // of what runs in the background
