@@ -20,9 +20,11 @@ import (
 // copyOf is the path of a volume's .dat at a node; "" if it has none.
 func copyOf(n *daemontest.Node, id volume.ID) string {
 	for _, d := range n.Config.Volume.Disks {
-		path := filepath.Join(d.Path, fmt.Sprintf("%d.dat", id))
-		if _, err := os.Stat(path); err == nil {
-			return path
+		for _, name := range []string{"%d.dat", "*_%d.dat"} { // the second with a collection
+			there, err := filepath.Glob(filepath.Join(d.Path, fmt.Sprintf(name, id)))
+			if err == nil && len(there) > 0 {
+				return there[0]
+			}
 		}
 	}
 	return ""
