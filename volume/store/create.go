@@ -14,7 +14,7 @@ import (
 )
 
 // Create makes a new, empty copy of a volume in the directory of the right disk
-// type with the most room, and makes it durable. It fails with volume.ErrExists
+// type where it has the most room, and makes it durable. It fails with volume.ErrExists
 // if any file of that volume is here, served or set aside (rule R6), and with
 // volume.ErrNoSpace if no directory has a slot and room.
 func (s *Store) Create(id volume.ID, spec volume.Spec, copy volume.CopyID) (*Volume, error) {
@@ -61,13 +61,17 @@ func (s *Store) create(id volume.ID, spec volume.Spec, copy volume.CopyID) (*Vol
 	return v, nil
 }
 
-// roomiest picks the directory for a new volume.
+// roomiest picks the directory for a new volume: where it gets the largest share
+// of the free bytes, which it has in common with the volumes that are there. By
+// free bytes alone two directories of one file system would differ by noise, and
+// of two equal disks one would get every volume made before the first file.
 func (s *Store) roomiest(disk volume.DiskType) (*dir, error) {
-	best, room, known := -1, uint64(0), false
+	best, most, known := -1, uint64(0), false
 	for i, r := range s.Disks() {
 		known = known || r.Disk == disk
-		if r.Disk == disk && r.Fenced == "" && r.Used < r.Max && (best < 0 || r.FreeB > room) {
-			best, room = i, r.FreeB
+		share := r.FreeB / uint64(r.Used+1)
+		if r.Disk == disk && r.Fenced == "" && r.Used < r.Max && (best < 0 || share > most) {
+			best, most = i, share
 		}
 	}
 	switch {

@@ -105,6 +105,23 @@ func TestADirectoryIsLocked(t *testing.T) {
 	must(t, s.Close())
 }
 
+// Two directories on one file system have the same bytes free, and still take turns.
+func TestNewVolumesAreSpreadOverTheDirectories(t *testing.T) {
+	t.Parallel()
+	s, err := Open(options(vfs.OS{}, t.TempDir(), t.TempDir()))
+	must(t, err)
+	for id := volume.ID(1); id <= 8; id++ {
+		_, err := s.Create(id, volume.Spec{}, volume.CopyID(id))
+		must(t, err)
+		for _, d := range s.Disks() {
+			if d.Used < int(id)/2 {
+				t.Errorf("%d of %d volumes are in %s", d.Used, id, d.Dir)
+			}
+		}
+	}
+	must(t, s.Close())
+}
+
 func TestCreateRefuses(t *testing.T) {
 	t.Parallel()
 	fs, s, _ := newVolume(t, func(o *Options) { o.Dirs[0].Max, o.MinFree = 3, 1000 })
