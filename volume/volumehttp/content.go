@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"encoding/binary"
+	"errors"
 	"io"
 	"net/http"
 	"strconv"
@@ -30,6 +31,10 @@ type content struct {
 	size   int64
 	coded  bool // data is gzip and is sent as such
 	varies bool // another Accept-Encoding would get another form
+
+	chunks     *chunked // if not nil, data is nil and the content is fetched in chunks
+	name, mime string   // of a file in chunks, as its manifest says
+	sha256     []byte   // as the manifest says; nil when not known
 }
 
 // choose makes c the form of n that r wants. Content that was packed is sent so
@@ -103,6 +108,9 @@ func copyUnpacked(w io.Writer, packed []byte, off, n int64) (int64, error) {
 
 // copyTo sends n bytes from off on.
 func (c *content) copyTo(w io.Writer, off, n int64) error {
+	if c.chunks != nil {
+		return c.chunks.copyTo(w, off, n)
+	}
 	if c.packed != nil {
 		_, err := copyUnpacked(w, c.packed, off, n)
 		return err
@@ -113,6 +121,11 @@ func (c *content) copyTo(w io.Writer, off, n int64) error {
 
 // beginning is what the type is guessed from.
 func (c *content) beginning() []byte {
+	if c.chunks != nil {
+		var b bytes.Buffer
+		_ = c.chunks.copyTo(&b, 0, min(512, c.size)) // what there is will do for a guess
+		return b.Bytes()
+	}
 	if c.packed == nil && !c.coded {
 		return c.data[:min(512, len(c.data))]
 	}
@@ -162,8 +175,20 @@ func quality(params string) float64 {
 	return 1
 }
 
-// send answers with all of the content, or with ranges of it.
-func (a *API) send(x *exchange, c *content, ranges []byteRange) {
+// send answers with all of the content, or with ranges of it. An error means that a
+// chunk cannot be had, before or after the answer has begun.
+func (a *API) send(x *exchange, c *content, ranges []byteRange) error {
+	if c.chunks != nil && x.r.Method != http.MethodHead {
+		first := byteRange{0, c.size}
+		if len(ranges) > 0 {
+			first = ranges[0]
+		}
+		if err := c.chunks.open(first.start, first.length); err != nil {
+			x.forget()
+			return err
+		}
+		defer c.chunks.close()
+	}
 	status, off, length := http.StatusOK, int64(0), c.size
 	var parts *byteranges
 	switch len(ranges) {
@@ -181,7 +206,7 @@ func (a *API) send(x *exchange, c *content, ranges []byteRange) {
 	x.status = status
 	x.w.WriteHeader(status)
 	if x.r.Method == http.MethodHead {
-		return
+		return nil
 	}
 	w := io.Writer(x.w)
 	if length > pace { // less fits the socket's buffer, or nearly
@@ -191,11 +216,16 @@ func (a *API) send(x *exchange, c *content, ranges []byteRange) {
 	}
 	// A write that fails means that the client went away: nobody is left to
 	// tell, and http.Server closes a connection whose answer came out short.
+	var err error
 	if parts != nil {
-		_ = parts.write(w, c)
+		err = parts.write(w, c)
 	} else {
-		_ = c.copyTo(w, off, length)
+		err = c.copyTo(w, off, length)
 	}
+	if lost := (*chunkError)(nil); errors.As(err, &lost) {
+		return err
+	}
+	return nil
 }
 
 // paced is a writer whose client is dropped when it takes nothing for a time.

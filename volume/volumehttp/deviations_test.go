@@ -28,6 +28,8 @@ var reasons = map[string]string{
 	"empty-file":               "the cookie of an empty file counts",
 	"slash-form-write":         "accepted; the name in the path is the name if the body has none",
 	"readyz":                   "says why not, in JSON",
+	"bad-manifest":             "400 when it is written; one from elsewhere can be deleted",
+	"manifest-error-text":      "JSON, without addresses",
 	"double-slash":             "400 and no redirect",
 	"content-md5":              "left out where it would be empty",
 	"error-text":               "texts of errors are ours: clients rely on the status and on there being one",
@@ -48,6 +50,8 @@ var (
 	emptyAbsent = replay.Deviation{Why: "empty-file", Status: 404, Only: true, Body: replay.Text("")}
 	badID       = replay.Deviation{Why: "delete-vid-unchecked", Status: 400, Body: replay.Text(`{"error":"{{any}}"}`)}
 )
+
+var badManifest = replay.Deviation{Why: "bad-manifest", Status: 400, Body: replay.Text(`{"error":"{{any}}"}`), Headers: map[string]string{"Etag": ""}}
 
 var deviations = map[string]replay.Deviation{
 	"volume-read/If-Modified-Since equal":                  tagOn304,
@@ -110,6 +114,15 @@ var deviations = map[string]replay.Deviation{
 	"volume-write/error: the slash form with a name cannot be written": {Why: "slash-form-write", Status: 201,
 		Body: replay.Text(`{"name":"n.txt","size":1,"eTag":"a93c5f93","mime":"text/plain"}`), Headers: map[string]string{"Etag": `"a93c5f93"`}},
 
+	"volume-manifest/manifest that is not JSON is accepted": badManifest,
+	"volume-manifest/it reads as its bytes":                 {Why: "bad-manifest", Status: 404, Only: true, Body: replay.Text("")},
+	"volume-manifest/error: it cannot be deleted":           {Why: "bad-manifest", Status: 404, Body: replay.Text(`{"size":0}`)},
+	"volume-manifest/manifest with a bad fid":               badManifest,
+	"volume-manifest/error: read with a bad fid":            {Why: "bad-manifest", Status: 404, Only: true, Body: replay.Text("")},
+	"volume-manifest/error: delete with a bad fid":          {Why: "bad-manifest", Status: 404, Body: replay.Text(`{"size":0}`)},
+	"volume-manifest/error: read of absent chunks": {Why: "manifest-error-text", Status: 500, Only: true, Body: replay.Text(`{"error":"{{any}}"}`),
+		Headers: map[string]string{"Content-Type": "application/json"}},
+
 	"volume-misc/readyz": {Why: "readyz", Body: replay.Text(`{"ready":true,"reasons":[]}`), Headers: map[string]string{"Content-Type": "application/json"}},
 	"volume-misc/double slash is cleaned by a redirect": {Why: "double-slash", Status: 400, Only: true, Body: replay.Text("")},
 }
@@ -169,7 +182,7 @@ var usual = []replay.Rule{
 	// What was packed by the server depends on Accept-Encoding.
 	{Why: "gzip-negotiation", Edit: func(it *replay.Item) (fits bool) {
 		h := it.Response.Headers
-		if replay.Is(h["Etag"], `"{{etag}}"`) && it.Request.Method != "POST" && !strings.HasSuffix(it.Name, "stored plain") {
+		if replay.Is(h["Etag"], `"{{etag}}"`) && it.Request.Method != "POST" && !strings.HasSuffix(it.Name, "stored plain") && h["X-File-Store"] == nil {
 			h["Vary"], fits = replay.Quote("Accept-Encoding"), true
 		}
 		if replay.Is(h["Content-Encoding"], "gzip") {

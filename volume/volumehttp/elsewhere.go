@@ -1,6 +1,7 @@
 package volumehttp
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"weedd/volume"
+	"weedd/volume/needle"
 	"weedd/volume/wire"
 )
 
@@ -54,43 +56,58 @@ const (
 	nextRoundLast  = 250 * time.Millisecond
 )
 
-// proxy passes a read on to one holder after another, and when none of them can
-// answer, asks again who holds the volume, until one does or Options.Hold is
-// over: a node that stops or fails costs no read at the others.
+// proxy passes a read on to the holders of the volume.
 func (a *API) proxy(x *exchange, t target, e *volume.ElsewhereError, q url.Values) error {
-	ctx := x.r.Context()
+	n, resp, err := a.fromHolders(x.r.Context(), t.id, q.Get("readDeleted") == "true", e,
+		func(host string) (*http.Request, error) { return passOnRequest(x.r, host) })
+	if err != nil {
+		return err
+	}
+	if resp != nil {
+		return a.passOn(x, resp)
+	}
+	defer n.Release()
+	return a.render(x, n, t, q)
+}
+
+// fromHolders asks one holder of a volume after another, and when none of them can
+// answer, asks again who holds it, until one does or Options.Hold is over: a
+// node that stops or fails costs no read at the others. If it turns out that this
+// node can read the file itself, the needle is the answer.
+func (a *API) fromHolders(ctx context.Context, id volume.FileID, readDeleted bool, e *volume.ElsewhereError,
+	request func(host string) (*http.Request, error)) (*needle.Needle, *http.Response, error) {
 	limit := time.After(a.opts.Hold)
 	for wait := nextRoundFirst; ; wait = min(2*wait, nextRoundLast) {
-		resp, err := a.askAny(x.r, e.Nodes)
+		resp, err := a.askAny(e.Nodes, request)
 		if err == nil {
-			return a.passOn(x, resp)
+			return nil, resp, nil
 		}
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return nil, nil, ctx.Err()
 		case <-limit:
-			return fmt.Errorf("%w: no holder of volume %d answers: %v", volume.ErrUnavailable, t.id.Volume, err)
+			return nil, nil, fmt.Errorf("%w: no holder of volume %d answers: %v", volume.ErrUnavailable, id.Volume, err)
 		case <-time.After(wait):
 		}
-		n, err := a.blobs.Get(ctx, t.id, q.Get("readDeleted") == "true")
-		switch {
-		case err == nil:
-			defer n.Release()
-			a.render(x, n, t, q)
-			return nil
-		case !errors.As(err, &e):
-			return err
+		n, err := a.blobs.Get(ctx, id, readDeleted)
+		if !errors.As(err, &e) {
+			return n, nil, err
 		}
 	}
 }
 
 // askAny asks holders in random order until one can tell. What a holder answers
 // is the truth, a 404 too, unless it is in trouble.
-func (a *API) askAny(r *http.Request, holders []volume.Node) (*http.Response, error) {
+func (a *API) askAny(holders []volume.Node, request func(host string) (*http.Request, error)) (*http.Response, error) {
 	err := errors.New("none is known")
 	for _, i := range rand.Perm(len(holders)) {
-		var resp *http.Response
-		if resp, err = a.ask(r, holders[i].URL); err != nil {
+		req, e := request(holders[i].URL)
+		if e != nil {
+			return nil, e
+		}
+		resp, e := a.peers.Do(req)
+		if e != nil {
+			err = e
 			continue
 		}
 		if resp.StatusCode < http.StatusInternalServerError {
@@ -111,13 +128,14 @@ func passedOn(r *http.Request, host string) string {
 	return u.String()
 }
 
-func (a *API) ask(r *http.Request, host string) (*http.Response, error) {
+// passOnRequest makes the same request for another node.
+func passOnRequest(r *http.Request, host string) (*http.Request, error) {
 	req, err := http.NewRequestWithContext(r.Context(), r.Method, passedOn(r, host), nil)
 	if err != nil {
 		return nil, err
 	}
 	copyHeader(req.Header, r.Header)
-	return a.peers.Do(req)
+	return req, nil
 }
 
 // passOn answers with what another node answered.

@@ -39,6 +39,17 @@ func (x *exchange) put(key, value string) {
 	x.used++
 }
 
+// forget drops the headers of an answer that will not be given after all.
+func (x *exchange) forget() {
+	for name := range x.w.Header() {
+		switch name {
+		case "Server", wire.HeaderRequestID, "Access-Control-Allow-Origin":
+		default:
+			delete(x.w.Header(), name)
+		}
+	}
+}
+
 func (x *exchange) json(status int, v any) {
 	x.status = status
 	wire.JSON(x.w, x.r, status, v)
@@ -203,7 +214,8 @@ func (a *API) fail(x *exchange, err error) {
 		a.log.Warn("request failed", "method", x.r.Method, "path", x.r.URL.Path, "err", err)
 	}
 	wire.RetryLater(x.w.Header(), status)
-	if (x.r.Method == http.MethodGet || x.r.Method == http.MethodHead) && status != http.StatusTooManyRequests {
+	chunk := (*chunkError)(nil)
+	if (x.r.Method == http.MethodGet || x.r.Method == http.MethodHead) && status != http.StatusTooManyRequests && !errors.As(err, &chunk) {
 		x.empty(status)
 		return
 	}

@@ -1,7 +1,6 @@
 package volumehttp
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -28,7 +27,7 @@ var (
 )
 
 // octetStream is what clients say who know no better; it is no type.
-var octetStream = []byte("application/octet-stream")
+const octetStream = "application/octet-stream"
 
 // proxiedHold is how long a read that another node passed on is held here.
 const proxiedHold = time.Second
@@ -61,16 +60,20 @@ func (a *API) read(x *exchange, p httprouter.Params) error {
 		return err
 	}
 	defer n.Release()
-	a.render(x, n, t, q)
-	return nil
+	return a.render(x, n, t, q)
 }
 
 // render answers with a needle: which form of the content, whether it is wanted
 // at all, what is known of it, and then all or some of its bytes.
-func (a *API) render(x *exchange, n *needle.Needle, t target, q url.Values) {
+func (a *API) render(x *exchange, n *needle.Needle, t target, q url.Values) error {
 	body := &x.body
 	body.choose(n, x.r)
 	h := x.w.Header()
+	if n.Has(needle.FlagManifest) {
+		if err := a.assemble(x, n, q); err != nil {
+			return err
+		}
+	}
 	if n.Has(needle.FlagPairs) {
 		putPairs(h, n.Pairs)
 	}
@@ -80,12 +83,12 @@ func (a *API) render(x *exchange, n *needle.Needle, t target, q url.Values) {
 	v := x.validate(n, body)
 	if status := v.check(x.r.Header); status != 0 {
 		x.empty(status)
-		return
+		return nil
 	}
 	ranges, err := wantedRanges(x.r, v, body.size)
 	if err != nil {
 		x.unsatisfiable(body.size, err)
-		return
+		return nil
 	}
 	h["Accept-Ranges"] = acceptRanges
 	if body.coded {
@@ -95,7 +98,7 @@ func (a *API) render(x *exchange, n *needle.Needle, t target, q url.Values) {
 	if q != nil {
 		overrides(x, q)
 	}
-	a.send(x, body, ranges)
+	return a.send(x, body, ranges)
 }
 
 // validate sets Etag and Last-Modified and returns what they are made of.
@@ -123,13 +126,18 @@ func (x *exchange) validate(n *needle.Needle, body *content) validators {
 
 // describe sets what is known of the content: its type and name.
 func (x *exchange) describe(n *needle.Needle, t target, q url.Values, body *content) {
-	name := t.name
-	if name == "" && len(n.Name) > 0 {
+	name, typ := body.name, body.mime // of a manifest
+	if name == "" {
 		name = string(n.Name)
 	}
-	typ := ""
-	if !bytes.HasPrefix(n.Mime, octetStream) {
+	if t.name != "" {
+		name = t.name
+	}
+	if typ == "" && body.chunks == nil {
 		typ = string(n.Mime)
+	}
+	if strings.HasPrefix(typ, octetStream) {
+		typ = ""
 	}
 	if typ == "" && name != "" {
 		typ = wire.TypeByName(name)

@@ -55,9 +55,11 @@ func (a *API) write(x *exchange, p httprouter.Params) error {
 
 // deleted is the answer to DELETE.
 type deleted struct {
-	Size int64 `json:"size"` // of the record, as in the reference; 0 if there was none
+	Size int64 `json:"size"` // of the record, or as the manifest says, as in the reference; 0 if there was none
 }
 
+// delete deletes a file; first its chunks, if it has some, so that a delete that
+// fails half way can be repeated.
 func (a *API) delete(x *exchange, p httprouter.Params) error {
 	t, err := parseTarget(p)
 	if err != nil {
@@ -71,9 +73,22 @@ func (a *API) delete(x *exchange, p httprouter.Params) error {
 	if ts, err := strconv.ParseUint(q.Get("ts"), 10, 40); err == nil && ts > 0 {
 		modified = ts
 	}
-	size, err := a.blobs.Delete(x.r.Context(), t.id, modified)
+	ctx := x.r.Context()
+	m, err := a.manifest(ctx, t.id)
 	if err != nil {
 		return err
+	}
+	if m != nil {
+		if err := a.deleteChunks(ctx, m, modified); err != nil {
+			return err
+		}
+	}
+	size, err := a.blobs.Delete(ctx, t.id, modified)
+	if err != nil {
+		return err
+	}
+	if m != nil {
+		size = m.Size
 	}
 	x.json(http.StatusAccepted, deleted{size})
 	return nil

@@ -99,6 +99,9 @@ func ParseUpload(r *http.Request, o UploadOptions) (*Upload, error) {
 	}
 	if q != nil && isTrue(q.Get("cm")) {
 		n.Flags |= needle.FlagManifest
+		if err := checkManifest(f); err != nil {
+			return nil, err
+		}
 		if f.form {
 			f.mime = "" // it would be the type of the manifest, not of the file
 		}

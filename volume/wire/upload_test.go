@@ -38,7 +38,7 @@ func form(path string, parts ...string) *http.Request {
 
 func TestUploadOfARawBody(t *testing.T) {
 	t.Parallel()
-	r := put("/1,01deadbeef?ts=1500000000&ttl=90m&cm=1", "data", "Content-Type", "image/png", "Content-Disposition", "filename=a.png",
+	r := put("/1,01deadbeef?ts=1500000000&ttl=90m&cm=1", `{"a":1}`, "Content-Type", "image/png", "Content-Disposition", "filename=a.png",
 		"Seaweed-Zoo", "z", "seaweed-abc-def", "a<b", "X-Other", "n")
 	up, err := wire.ParseUpload(r, wire.UploadOptions{Limit: 100})
 	if err != nil {
@@ -46,11 +46,11 @@ func TestUploadOfARawBody(t *testing.T) {
 	}
 	n := up.Needle
 	const flags = needle.FlagName | needle.FlagMime | needle.FlagModified | needle.FlagTTL | needle.FlagPairs | needle.FlagManifest
-	if string(n.Data) != "data" || string(n.Name) != "a.png" || string(n.Mime) != "image/png" || n.Modified != 1_500_000_000 ||
+	if string(n.Data) != `{"a":1}` || string(n.Name) != "a.png" || string(n.Mime) != "image/png" || n.Modified != 1_500_000_000 ||
 		n.TTL != (volume.TTL{Count: 90, Unit: 1}) || string(n.Pairs) != `{"Abc-Def":"a\u003cb","Zoo":"z"}` || n.Flags != flags {
 		t.Errorf("%+v", n)
 	}
-	if up.Size != 4 || up.MD5 != "" {
+	if up.Size != 7 || up.MD5 != "" {
 		t.Errorf("size %d, md5 %q", up.Size, up.MD5)
 	}
 }
@@ -93,6 +93,40 @@ func TestUploadRules(t *testing.T) {
 		}
 		if now := uint64(time.Now().Unix()); n.Modified > now || n.Modified < now-10 {
 			t.Errorf("%s: modified %d", c.why, n.Modified)
+		}
+	}
+}
+
+func TestAManifestIsCheckedWhenItIsStored(t *testing.T) {
+	t.Parallel()
+	two := `{"fid":"1,01deadbeef","offset":0,"size":5},{"fid":"2,02deadbeef","offset":5,"size":1}`
+	for _, c := range []struct {
+		why, body string
+		ok        bool
+	}{
+		{"no chunks", `{"chunks":[]}`, true},
+		{"nothing", `{}`, true},
+		{"two chunks", `{"size":6,"chunks":[` + two + `]}`, true},
+		{"in any order", `{"chunks":[{"fid":"1,01deadbeef","offset":3,"size":1},{"fid":"1,02deadbeef","size":3}]}`, true},
+		{"packed", pack(t, `{"chunks":[`+two+`]}`), true},
+		{"an empty file", "", false},
+		{"no JSON", "not json", false},
+		{"a list", "[]", false},
+		{"packed rubbish", pack(t, "rubbish"), false},
+		{"an id that is none", `{"chunks":[{"fid":"zzz","size":3}]}`, false},
+		{"a gap", `{"chunks":[{"fid":"1,01deadbeef","offset":1,"size":3}]}`, false},
+		{"an overlap", `{"chunks":[{"fid":"1,01deadbeef","offset":0,"size":3},{"fid":"1,02deadbeef","offset":2,"size":3}]}`, false},
+		{"a negative size", `{"chunks":[{"fid":"1,01deadbeef","offset":0,"size":-3}]}`, false},
+		{"more than there is", `{"chunks":[{"fid":"1,01deadbeef","size":9223372036854775807},{"fid":"1,01deadbeef","offset":9223372036854775807,"size":1}]}`, false},
+		{"a size that is no number", `{"chunks":[{"fid":"1,01deadbeef","size":"3"}]}`, false},
+	} {
+		var headers []string
+		if strings.HasPrefix(c.why, "packed") {
+			headers = []string{"Content-Encoding", "gzip"}
+		}
+		_, err := wire.ParseUpload(put("/?cm=true", c.body, headers...), wire.UploadOptions{Limit: 1000})
+		if (err == nil) != c.ok || !c.ok && !errors.Is(err, volume.ErrBadRequest) {
+			t.Errorf("%s: %v", c.why, err)
 		}
 	}
 }

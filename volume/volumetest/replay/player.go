@@ -140,7 +140,7 @@ func (q Request) body(p *Player) (body io.Reader, contentType string) {
 	case q.Form != nil:
 		var b bytes.Buffer
 		for _, part := range q.Form {
-			part.write(&b)
+			part.write(&b, p)
 		}
 		b.WriteString("--bdry--\r\n")
 		return &b, "multipart/form-data; boundary=bdry"
@@ -153,7 +153,7 @@ func (q Request) body(p *Player) (body io.Reader, contentType string) {
 	return strings.NewReader(p.Expand(q.BodyText)), ""
 }
 
-func (part FormPart) write(b *bytes.Buffer) {
+func (part FormPart) write(b *bytes.Buffer, p *Player) {
 	fmt.Fprintf(b, "--bdry\r\nContent-Disposition: form-data; name=\"%s\"", part.Name)
 	if part.Filename != nil {
 		fmt.Fprintf(b, "; filename=\"%s\"", *part.Filename)
@@ -167,7 +167,7 @@ func (part FormPart) write(b *bytes.Buffer) {
 	}
 	b.WriteString("\r\n")
 	content, _ := base64.StdEncoding.DecodeString(part.Base64)
-	b.WriteString(part.Text)
+	b.WriteString(p.Expand(part.Text))
 	b.Write(content)
 	b.WriteString(strings.Repeat(part.Repeat.Text, part.Repeat.Count))
 	b.WriteString("\r\n")
