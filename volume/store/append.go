@@ -47,7 +47,11 @@ func (v *Volume) Append(records []byte) error {
 	if _, err := v.dat().WriteAt(records, end); err != nil {
 		return v.appendFailed(end, err)
 	}
-	sum = sum.plus(records)
+	for i, r := range rows {
+		from := r.offset - end
+		sum = sum.plus(records[from : from+r.end(needle.V3)-r.offset])
+		rows[i].sum = sum.last
+	}
 
 	v.mu.Lock()
 	v.end, v.sums = end+int64(len(records)), sum
@@ -107,7 +111,7 @@ func (v *Volume) parse(records []byte, end int64, last uint64) ([]pendingRow, er
 		if n.AppendedAt <= last {
 			return nil, fmt.Errorf("%w: record %d, key %d: append time %d does not follow %d", volume.ErrBadRequest, len(rows), h.Key, n.AppendedAt, last)
 		}
-		row := pendingRow{indexRow{n.Key, end + int64(off), h.Size}, n.AppendedAt}
+		row := pendingRow{indexRow: indexRow{n.Key, end + int64(off), h.Size}, appended: n.AppendedAt}
 		if n.Tombstone {
 			row.size = -1
 		}
@@ -200,7 +204,7 @@ func (v *Volume) Publish(committed int64) {
 		if v.newest[r.key].offset == r.offset {
 			delete(v.newest, r.key)
 		}
-		v.committed, v.published = r.end(needle.V3), r.appended
+		v.committed, v.published, v.shown = r.end(needle.V3), r.appended, r.sum
 		n++
 	}
 	v.pending = v.pending[:copy(v.pending, v.pending[n:])]
@@ -263,8 +267,8 @@ func (v *Volume) checkpoint(clean bool) error {
 		return err
 	}
 	v.takeImage(v.closed.Load())
-	if err := v.idx.Sync(); err != nil {
-		return v.fail(fmt.Errorf("sync index: %w", err))
+	if err := v.syncIndex(); err != nil {
+		return err
 	}
 	if clean {
 		v.boot = 0
@@ -272,23 +276,31 @@ func (v *Volume) checkpoint(clean bool) error {
 	return v.saveCheckpoint(durable)
 }
 
-// saveCheckpoint writes the checkpoint file for a copy of which durable bytes
-// are on disk and whose index is synced.
-func (v *Volume) saveCheckpoint(durable int64) error {
+// syncIndex makes the rows that are in .idx durable.
+func (v *Volume) syncIndex() error {
 	v.idxMu.Lock()
+	size := v.idxSize
+	v.idxMu.Unlock()
+	if err := v.idx.Sync(); err != nil {
+		return v.fail(fmt.Errorf("sync index: %w", err))
+	}
+	v.idxSynced = size
+	return nil
+}
+
+// saveCheckpoint writes the checkpoint file for a copy of which durable bytes
+// are on disk. It names no row of .idx that was not synced, and no checksum of
+// bytes that were read back: they may be damaged by now, and copies are compared by
+// what was appended.
+func (v *Volume) saveCheckpoint(durable int64) error {
 	v.mu.Lock()
 	c := checkpoint{
 		volume: v.id, copy: v.copy, super: v.super.encode(), durable: durable, committed: v.committed,
-		rows: v.idxSize / rowSize, appended: v.published, boot: v.boot, sums: v.sums,
+		rows: v.idxSynced / rowSize, appended: v.published, boot: v.boot, sums: v.sumsAtLocked(v.committed, v.shown),
 	}
 	v.mu.Unlock()
-	v.idxMu.Unlock()
-	if c.committed > durable { // published meanwhile
-		c.committed, c.appended = durable, 0
-	}
-	var err error
-	if c.sums, err = c.sums.cut(v.dat(), c.committed); err != nil {
-		return fmt.Errorf("checkpoint of volume %d: %w", v.id, err)
+	if c.committed > durable { // published while it was about to be cut
+		return fmt.Errorf("%w: checkpoint of volume %d: %d bytes are committed, %d are to be kept", volume.ErrStale, v.id, c.committed, durable)
 	}
 	if err := v.dir.writable(v.opts.FS); err != nil {
 		return fmt.Errorf("checkpoint of volume %d: %w", v.id, err)
@@ -308,20 +320,17 @@ func (v *Volume) Cut(end int64) error {
 		return err
 	}
 	v.mu.Lock()
-	sum, was := v.sums, v.end
+	was := v.end
 	err := v.cuttableLocked(end)
 	v.mu.Unlock()
 	if err != nil || end == was {
 		return err
 	}
-	if sum, err = sum.cut(v.dat(), end); err != nil {
-		return v.fail(fmt.Errorf("cut: %w", err))
-	}
 	// First the checkpoint: one that is left with a longer file would later be
 	// taken to vouch for other bytes, appended after the cut.
 	if v.saved > end {
 		if err := v.saveCheckpoint(end); err != nil {
-			if passing(err) != nil {
+			if passing(err) != nil || errors.Is(err, volume.ErrStale) {
 				return err
 			}
 			return v.fail(err)
@@ -332,7 +341,7 @@ func (v *Volume) Cut(end int64) error {
 		v.mu.Unlock()
 		return err
 	}
-	v.shrinkLocked(end, sum)
+	v.shrinkLocked(end)
 	v.mu.Unlock()
 	return v.cutFile(end)
 }
@@ -355,8 +364,8 @@ func (v *Volume) cuttableLocked(end int64) error {
 }
 
 // shrinkLocked changes what is in memory to a length of end.
-func (v *Volume) shrinkLocked(end int64, sum sums) {
-	keep := 0
+func (v *Volume) shrinkLocked(end int64) {
+	keep, sum := 0, v.shown
 	for keep < len(v.pending) && v.pending[keep].offset < end {
 		keep++
 	}
@@ -365,10 +374,17 @@ func (v *Volume) shrinkLocked(end int64, sum sums) {
 	v.appended = v.published
 	for _, r := range v.pending {
 		v.newest[r.key] = r.indexRow
-		v.appended = r.appended
+		v.appended, sum = r.appended, r.sum
 	}
-	v.end, v.sums, v.durable = end, sum, min(v.durable, end)
+	v.end, v.sums, v.durable = end, v.sumsAtLocked(end, sum), min(v.durable, end)
 	v.cuts++
+}
+
+// sumsAtLocked is sums as they were when .dat was end bytes long, with this
+// checksum: nothing of the file is read.
+func (v *Volume) sumsAtLocked(end int64, sum uint32) sums {
+	n := end / sumBlock
+	return sums{blocks: v.sums.blocks[:n:n], last: sum, end: end}
 }
 
 // cutFile cuts .dat to end, durably. The checkpoint vouches for no more by then.

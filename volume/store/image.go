@@ -12,7 +12,6 @@ import (
 
 	"weedd/volume"
 	"weedd/volume/needle"
-	"weedd/volume/vfs"
 )
 
 // The image of an index, .widx, is the index as it was in memory after some row
@@ -58,14 +57,7 @@ type image struct {
 type imageState struct {
 	saved atomic.Int64 // rows of the one on disk
 	mu    sync.Mutex   // held while it is written
-	due   *dueImage    // guarded by mu of the volume; nil if none is to be written
-}
-
-// dueImage is an image to be written.
-type dueImage struct {
-	image
-	dat  vfs.File
-	sums sums // of dat, to committed or further
+	due   *image       // to be written, nil if none is; guarded by mu of the volume
 }
 
 // takeImage keeps the index as it is, for saveImage, if a new image is due. Rows
@@ -81,10 +73,10 @@ func (v *Volume) takeImage(closing bool) {
 	}
 	x := v.files.Load().index
 	view := x.view.Load()
-	d := &dueImage{dat: v.dat(), sums: v.sums, image: image{
-		super: v.super.encode(), committed: v.committed, rows: rows, counts: v.counts,
+	d := &image{
+		super: v.super.encode(), committed: v.committed, rows: rows, sum: v.shown, counts: v.counts,
 		chunks: make([]*chunk, len(view.chunks)), changes: append(x.fresh[:len(x.fresh):len(x.fresh)], view.recent.entries()...),
-	}}
+	}
 	for i := range view.chunks {
 		d.chunks[i] = view.chunks[i].Load()
 	}
@@ -114,12 +106,7 @@ func (v *Volume) saveImage(closing bool) {
 }
 
 // writeImage writes d in the place of the image before, until stop.
-func (v *Volume) writeImage(d *dueImage, stop func() bool) error {
-	s, err := d.sums.cut(d.dat, d.committed)
-	if err != nil {
-		return err
-	}
-	d.sum = s.last
+func (v *Volume) writeImage(d *image, stop func() bool) error {
 	tmp := v.base + extImage + ".tmp"
 	f, err := v.opts.FS.OpenFile(tmp, os.O_RDWR|os.O_CREATE|os.O_TRUNC)
 	if err != nil {

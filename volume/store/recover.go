@@ -276,8 +276,8 @@ func (r *recovery) loadRows() error {
 		r.last = r.ckpt.appended
 	}
 	v.published, v.appended = r.last, r.last
-	v.sums, err = r.ckpt.sums.cut(v.dat(), r.pos)
-	return err
+	v.sums, v.shown = r.ckpt.sums, r.ckpt.sums.last
+	return nil
 }
 
 // walk reads the records from pos on: those that were published go into the
@@ -302,7 +302,10 @@ func (r *recovery) walk() error {
 		}
 		r.pos += int64(len(rec))
 		r.last = w.needle.AppendedAt
-		v.sums, v.appended = v.sums.plus(rec), r.last
+		v.appended = r.last
+		if r.pos > r.ckpt.committed { // what is before may be damaged by now
+			v.sums = v.sums.plus(rec)
+		}
 		r.take(row)
 	}
 }
@@ -329,7 +332,7 @@ func (r *recovery) take(row indexRow) {
 	}
 	if !hinted && r.pos > r.ckpt.committed {
 		r.rest = nil
-		v.pending = append(v.pending, pendingRow{row, r.last})
+		v.pending = append(v.pending, pendingRow{row, v.sums.last, r.last})
 		return
 	}
 	v.counts.enter(r.index, row)
@@ -338,7 +341,7 @@ func (r *recovery) take(row indexRow) {
 	} else {
 		v.rows = row.append(v.rows)
 	}
-	v.committed, v.published = r.pos, r.last
+	v.committed, v.published, v.shown = r.pos, r.last, v.sums.last
 }
 
 // stop decides what a bad record, or the end of the file, at pos means. Nothing
@@ -381,6 +384,7 @@ func (r *recovery) finish() error {
 		}
 	}
 	v.idxSize = r.rows * rowSize
+	v.idxSynced = min(v.idxSize, r.ckpt.rows*rowSize)
 	v.saved, v.due = r.ckpt.durable, r.ckpt.durable+checkpointAt
 	changed, err := cutFile(v.dat(), r.pos)
 	if err != nil {
@@ -413,9 +417,8 @@ func (r *recovery) trim() error {
 	v.pending, v.appended = nil, v.published
 	clear(v.newest)
 	v.end, v.durable, v.clock = v.committed, v.committed, v.appended
-	var err error
-	v.sums, err = v.sums.cut(v.dat(), v.end)
-	return err
+	v.sums = v.sumsAtLocked(v.end, v.shown) // nobody else knows v yet
+	return nil
 }
 
 // cutFile cuts f to size and reports whether it was longer.

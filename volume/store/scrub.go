@@ -185,8 +185,7 @@ type scrub struct {
 	rows    rowReader
 	walker  walker
 	end     int64 // up to here the pass goes
-	sums    sums  // as they were when it began
-	whole   bool  // end is the end of sums, so that the last block can be checked, too
+	sums    sums  // up to end
 	cuts    int
 	block   int64      // that is being read
 	inBlock []indexRow // records that lie in it
@@ -198,7 +197,7 @@ func (v *Volume) scrubOwn(ctx context.Context, o Scrub) error {
 	state := v.ScrubState()
 	v.mu.Lock()
 	s := &scrub{
-		Scrub: o, v: v, files: v.files.Load(), end: v.committed, sums: v.sums, whole: v.committed == v.end,
+		Scrub: o, v: v, files: v.files.Load(), end: v.committed, sums: v.sumsAtLocked(v.committed, v.shown),
 		cuts: v.cuts, rows: rowReader{v: v}, pace: &pacer{rate: o.Rate},
 	}
 	v.mu.Unlock()
@@ -347,7 +346,7 @@ func (s *scrub) place(row indexRow) {
 func (s *scrub) blocks(ctx context.Context, pos int64) error {
 	for {
 		end := min((s.block+1)*sumBlock, s.end)
-		if pos < end || s.block*sumBlock >= s.end || end < (s.block+1)*sumBlock && !s.whole {
+		if pos < end || s.block*sumBlock >= s.end {
 			return nil
 		}
 		if err := s.checkBlock(ctx, end); err != nil {
@@ -396,9 +395,6 @@ func (s *scrub) checkBlock(ctx context.Context, end int64) error {
 func (s *scrub) written(from, to int64) bool {
 	for block := from / sumBlock; block*sumBlock < to; block++ {
 		end := min((block+1)*sumBlock, s.end)
-		if end < (block+1)*sumBlock && !s.whole {
-			return false
-		}
 		if ok, err := s.blockFits(block, end); err != nil || !ok {
 			return false
 		}
@@ -524,7 +520,7 @@ func (v *Volume) Mend(ctx context.Context, offset int64, o Scrub) (bool, error) 
 func (v *Volume) Record(generation uint32, offset, length int64) ([]byte, error) {
 	f, row, err := v.rowAt(offset)
 	v.mu.Lock()
-	s := &scrub{v: v, files: f, sums: v.sums, end: v.end, whole: true, cuts: v.cuts}
+	s := &scrub{v: v, files: f, sums: v.sumsAtLocked(v.committed, v.shown), end: v.committed, cuts: v.cuts}
 	revision := v.super.revision
 	v.mu.Unlock()
 	if err != nil || uint16(generation) != revision || row.end(needle.V3)-offset != length {

@@ -195,14 +195,14 @@ func (v *Volume) install(b *build, m *mark, e EpochStart, skipped int) replaced 
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	before := replaced{v.dat(), v.idx}
-	v.idx, v.idxSize = b.idx.f, b.idx.size
+	v.idx, v.idxSize, v.idxSynced = b.idx.f, b.idx.size, b.idx.size
 	v.ready = nil
 	v.image.due = nil
 	v.image.saved.Store(0) // the one there is of the files before
 	v.super.revision = uint16(e.Generation)
 	v.end, v.durable, v.committed = m.ckpt.committed, m.ckpt.durable, m.ckpt.committed
 	v.cuts++
-	v.sums, v.counts = m.ckpt.sums, b.counts
+	v.sums, v.shown, v.counts = m.ckpt.sums, m.ckpt.sums.last, b.counts
 	v.clock = max(v.clock, v.appended)
 	v.appended, v.published = m.ckpt.appended, m.ckpt.appended
 	v.pending, v.rows = nil, nil
@@ -380,6 +380,7 @@ func (v *Volume) setGeneration(g uint32) error {
 	v.mu.Lock()
 	v.super.revision = super.revision
 	v.sums = sums{}.plus(b[:])
+	v.shown = v.sums.last
 	v.mu.Unlock()
 	if err := v.saveCheckpoint(SuperBlockSize); err != nil {
 		err = fmt.Errorf("set generation %d: %w", g, err)
@@ -401,9 +402,7 @@ func (v *Volume) unfilled(c *checkpoint, size int64) bool {
 
 // Repair writes the bytes of one published record anew, in place, durably. They
 // must be what was written there once: a good record of the same key and length.
-// Checksums of the volume are of what was appended, so they do not change; only a
-// Cut or a checkpoint in the same MiB, after the damage, may have taken them from
-// the damaged bytes: then this copy differs from others and is made anew. If the
+// Checksums of the volume are of what was appended, so they do not change. If the
 // fsync fails the copy has failed. It may be called at any time.
 func (v *Volume) Repair(offset int64, record []byte) error {
 	if err := v.writable(); err != nil {

@@ -62,12 +62,13 @@ type Volume struct {
 
 	scrubbed atomic.Pointer[ScrubState] // nil before it is asked for
 
-	scratch []pendingRow // of Append
-	needle  needle.Needle
-	saved   int64  // durable length of the checkpoint on disk
-	due     int64  // End at which the next checkpoint is due
-	boot    uint64 // not 0: as in checkpoint
-	trusted int64  // of a copy that failed in an earlier run: what was committed then
+	scratch   []pendingRow // of Append
+	needle    needle.Needle
+	saved     int64  // durable length of the checkpoint on disk
+	idxSynced int64  // bytes of .idx that are on disk
+	due       int64  // End at which the next checkpoint is due
+	boot      uint64 // not 0: as in checkpoint
+	trusted   int64  // of a copy that failed in an earlier run: what was committed then
 
 	work  sync.Mutex   // held while new files are built, made ready, put in place or removed; before idxMu
 	build *build       // guarded by work
@@ -88,6 +89,7 @@ type Volume struct {
 	sums      sums
 	appended  uint64 // append time of the last record
 	published uint64 // append time of the last published record
+	shown     uint32 // checksum of the committed bytes
 	clock     uint64 // last append time given out
 	pending   []pendingRow
 	newest    map[volume.Key]indexRow // of pending records
@@ -114,6 +116,7 @@ func (v *Volume) dat() vfs.File { return v.files.Load().dat }
 // pendingRow is a record that is appended and not published.
 type pendingRow struct {
 	indexRow
+	sum      uint32 // of .dat up to its end, as it was appended
 	appended uint64
 }
 
