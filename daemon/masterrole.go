@@ -141,7 +141,7 @@ func (d *Daemon) startMaster(client *clusterrpc.Client) {
 	m.leader = leader.New(leader.Options{
 		Self: d.dir.node, Log: m.log, Gossip: d.mesh, Probe: probe, Masters: m.viewMasters, Logger: d.log,
 		GarbageThreshold: float64(d.cfg.Master.GarbageThreshold),
-		Placement: placement.Settings{VolumeLimit: int64(d.cfg.Master.VolumeSizeLimit), RepairAfter: d.cfg.Master.RepairAfter,
+		Placement: placement.Settings{VolumeLimit: int64(d.cfg.Master.VolumeSizeLimit), RepairAfter: d.cfg.Master.RepairAfter, JoinsAtOnce: d.cfg.Master.RepairCopies,
 			Grow: growth(d.cfg.Master.WritableVolumes), KeepForeign: !d.cfg.Master.Adopt},
 	})
 	m.master = master.New(master.Options{

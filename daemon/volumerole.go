@@ -83,7 +83,7 @@ func (d *Daemon) startVolume(masters *clusterrpc.Client) {
 		Node: d.dir.node, Store: v.store, Ledger: v.ledger, Master: masters, Peers: peers{d.mesh}, Remote: v.remote,
 		ClusterID: d.dir.ClusterID, SetClusterID: d.setClusterID,
 		Logger: d.log, Now: time.Now, Run: rand.Uint64(), Version: d.opts.Version, Hold: d.cfg.Limits.Hold,
-		Scrub: d.cfg.Volume.Scrub,
+		Scrub: d.cfg.Volume.Scrub, Repair: int64(d.cfg.Volume.RepairRate),
 	})
 	d.open.push(v.server.Close)
 	volumerpc.Register(d.rpc, v.server, volumerpc.Limits{File: int64(d.cfg.Limits.FileSize), InFlight: int64(d.cfg.Limits.InFlight)})
@@ -113,6 +113,7 @@ func (v *volumeRole) run(ctx context.Context) error {
 // setLimits follows limits that change live.
 func (v *volumeRole) setLimits(cfg config.Config) {
 	v.api.SetLimits(int64(cfg.Limits.FileSize), inFlight(cfg))
+	v.server.SetRepair(int64(cfg.Volume.RepairRate))
 }
 
 // inFlight is the memory for uploads: as configured, and enough for the largest.

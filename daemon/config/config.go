@@ -77,17 +77,19 @@ type Master struct {
 	WritableVolumes    int              `mapstructure:"writable_volumes"`    // open volumes kept ready for each kind in use
 	Adopt              bool             `mapstructure:"adopt"`               // volumes that SeaweedFS left in the data directories become the cluster's
 	RepairAfter        time.Duration    `mapstructure:"repair_after"`        // a copy away for so long is replaced
+	RepairCopies       int              `mapstructure:"repair_copies"`       // made anew on one node at a time
 	GarbageThreshold   Share            `mapstructure:"garbage_threshold"`   // of a volume's bytes, before it is compacted; 0 is never
 }
 
 // Volume is the volume role.
 type Volume struct {
-	HTTP      Listen        `mapstructure:"http"`
-	PublicURL string        `mapstructure:"public_url"` // host or host:port given to clients; "" for address and port
-	ReadMode  string        `mapstructure:"read_mode"`  // proxy, redirect, local: what to do for volumes that are elsewhere
-	Sync      string        `mapstructure:"sync"`       // group (fsync before the answer), os
-	Scrub     time.Duration `mapstructure:"scrub"`      // every volume is read through once in so long; 0 is only when asked
-	Disks     []Disk        `mapstructure:"disks"`      // Load puts one below Data when the file names none
+	HTTP       Listen        `mapstructure:"http"`
+	PublicURL  string        `mapstructure:"public_url"`  // host or host:port given to clients; "" for address and port
+	ReadMode   string        `mapstructure:"read_mode"`   // proxy, redirect, local: what to do for volumes that are elsewhere
+	Sync       string        `mapstructure:"sync"`        // group (fsync before the answer), os
+	Scrub      time.Duration `mapstructure:"scrub"`       // every volume is read through once in so long; 0 is only when asked
+	RepairRate Size          `mapstructure:"repair_rate"` // bytes a second sent to copies that catch up; 0 for no limit
+	Disks      []Disk        `mapstructure:"disks"`       // Load puts one below Data when the file names none
 }
 
 // Disk is a directory for volumes.
@@ -130,7 +132,7 @@ func Default() Config {
 			Expect:          1,
 			VolumeSizeLimit: 30 * GB,
 			WritableVolumes: 6, Adopt: true,
-			RepairAfter: 10 * time.Minute,
+			RepairAfter: 10 * time.Minute, RepairCopies: 4,
 
 			GarbageThreshold: 0.3,
 		},
@@ -138,7 +140,7 @@ func Default() Config {
 			HTTP:     Listen{Port: DefaultVolumePort},
 			ReadMode: "proxy",
 			Sync:     "group",
-			Scrub:    7 * 24 * time.Hour,
+			Scrub:    7 * 24 * time.Hour, RepairRate: 64 * MiB,
 		},
 		Limits: Limits{
 			FileSize:     256 * MiB,

@@ -91,6 +91,8 @@ var keys = []key{
 		doc: "Volumes that SeaweedFS left in the directories of volume servers become the cluster's own:\nreplicated, and writable for the files in them. false: they are only read. The same on every\nmaster."},
 	{name: "master.repair_after", min: int64(time.Second), max: int64(30 * 24 * time.Hour), field: func(c *Config) any { return &c.Master.RepairAfter },
 		doc: "A copy that stays away for so long is made anew elsewhere. A restart should be shorter."},
+	{name: "master.repair_copies", min: 1, max: 1000, field: func(c *Config) any { return &c.Master.RepairCopies },
+		doc: "How many copies one volume server makes anew at a time. The same on every master."},
 	{name: "master.garbage_threshold", field: func(c *Config) any { return &c.Master.GarbageThreshold },
 		doc: "A volume is compacted when replaced and deleted files take this share of its bytes; 0 is never.\nThe same on every master."},
 
@@ -104,6 +106,8 @@ var keys = []key{
 		doc: "group: an answer means that the file is on disk, on every copy. os: it is in the system's\npage cache; a power failure may lose it."},
 	{name: "volume.scrub", max: int64(365 * 24 * time.Hour), field: func(c *Config) any { return &c.Volume.Scrub },
 		doc: "Every volume is read through once in so long, and what is bad is repaired from another copy;\n\"0s\" is only when asked for."},
+	{name: "volume.repair_rate", live: true, max: int64(TiB), field: func(c *Config) any { return &c.Volume.RepairRate },
+		doc: "What this node sends, in bytes a second, to copies on other nodes that are made anew or were\naway, so that clients are not slowed down. \"0B\" is no limit."},
 	{name: disksKey, sample: "", field: func(c *Config) any { return &c.Volume.Disks },
 		doc: "Directories for volumes, one table for each. Without any, volumes go to \"volumes\" below data.\ntype is hdd, ssd or a word of yours; max is the most volumes, 0 for as many as fit."},
 

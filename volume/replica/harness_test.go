@@ -38,6 +38,7 @@ type cluster struct {
 	nodes map[volume.NodeID]*node
 	asked []volume.AskKind
 
+	pace        replica.Pace  // shared by all copies
 	holdCompact chan struct{} // answers to AskCompact wait until it is closed
 	changed     chan struct{} // closed and replaced when entry changed
 }
@@ -127,7 +128,7 @@ func (c *cluster) run(n *node) {
 
 func (c *cluster) runOver(n *node) {
 	n.Replica = replica.New(replica.Options{
-		Self: volume.Holder{Node: n.id, Copy: n.copy}, Volume: 1, Log: n.log, Logger: slog.New(slog.DiscardHandler), Now: time.Now,
+		Self: volume.Holder{Node: n.id, Copy: n.copy}, Volume: 1, Log: n.log, Logger: slog.New(slog.DiscardHandler), Now: time.Now, Pace: &c.pace,
 		Dial: func(ctx context.Context, to volume.NodeID) (replica.Link, error) { return c.dial(n, to) },
 		Ask:  c.ask,
 		Confirm: func(ctx context.Context, to volume.NodeID, _ volume.ID, epoch volume.Epoch, from volume.Holder) (int64, error) {

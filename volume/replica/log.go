@@ -85,8 +85,11 @@ type Options struct {
 	// SlowSync is how long an fsync may take before the copy gives its
 	// leadership up; 0 is 2 s.
 	SlowSync time.Duration
-	Logger   *slog.Logger
-	Now      func() time.Time
+	// Pace bounds what is sent to copies that catch up; the copies of one node share
+	// it. nil is no bound.
+	Pace   *Pace
+	Logger *slog.Logger
+	Now    func() time.Time
 }
 
 // Timing of the links. The stream is the detector of dead copies: the figures

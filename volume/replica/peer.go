@@ -26,6 +26,7 @@ type peer struct {
 	attached bool
 	answered bool  // it has acknowledged something by the last link
 	next     int64 // offset of the next byte to send
+	backlog  int64 // what it lacked when it attached ends here: that is sent at the pace of repairs
 	durable  int64 // what it last said that it has
 	sentSeq  uint64
 	told     int64        // committed length last told
@@ -147,13 +148,16 @@ func (r *Replica) session(ctx context.Context, p *peer) (err error) {
 	p.link, p.attached, p.epoch, p.asked = link, false, 0, time.Time{}
 	r.mu.Unlock()
 	received := make(chan error, 1)
+	linked, ended := context.WithCancel(ctx)
+	defer ended()
 	r.work.Add(1)
 	go func() {
 		defer r.work.Done()
+		defer ended()
 		received <- r.receive(p, link)
 		p.pokeNow()
 	}()
-	err = r.send(ctx, p, link, received)
+	err = r.send(ctx, linked, p, link, received)
 	link.Close()
 	if rerr := <-received; rerr != nil && err == nil {
 		err = rerr
@@ -171,11 +175,12 @@ func (r *Replica) session(ctx context.Context, p *peer) (err error) {
 	return err
 }
 
-// send sends what there is to send until the link ends.
-func (r *Replica) send(ctx context.Context, p *peer, link Link, received chan error) error {
+// send sends what there is to send until the link ends; linked ends with it.
+func (r *Replica) send(ctx, linked context.Context, p *peer, link Link, received chan error) error {
 	idle := time.NewTimer(time.Hour)
 	defer idle.Stop()
 	for {
+		r.opts.Pace.wait(linked, r.owed(p))
 		m, notice, err := r.nextMessage(p)
 		if err != nil {
 			return err
@@ -210,6 +215,19 @@ func (r *Replica) send(ctx context.Context, p *peer, link Link, received chan er
 			}
 		}
 	}
+}
+
+// owed is how many bytes of the next message for p are repair. A copy in sync is
+// never held back: writes wait for it. Nor are records appended since a copy
+// attached, or it would never catch up with a volume that is written faster than
+// the pace.
+func (r *Replica) owed(p *peer) int64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !p.attached || slices.Contains(r.core.Entry().InSync, p.holder) {
+		return 0
+	}
+	return min(p.backlog-p.next, maxFrame)
 }
 
 // nextMessage returns the next message for p: a hello in a new epoch, a batch,
@@ -339,6 +357,7 @@ func (r *Replica) welcomed(p *peer, m *Message) {
 	r.core.Welcomed(p.holder, *m, same)
 	if same {
 		p.attached, p.next, p.durable, p.told = true, m.End, m.End, 0
+		p.backlog = r.core.end
 	}
 	r.effectsLocked()
 	p.pokeNow()

@@ -117,6 +117,7 @@ type Options struct {
 	Beat     time.Duration // between reports of sizes; 0 is 1 s
 	SlowSync time.Duration // see replica.Options
 	Scrub    time.Duration // every volume is looked through once in so long; 0: only when asked
+	Repair   int64         // bytes a second sent to copies on other nodes that catch up, together; 0: no limit
 }
 
 // Server is the volume role. Safe for concurrent use.
@@ -128,6 +129,7 @@ type Server struct {
 	cancel  context.CancelFunc
 	routes  routes
 	scrubs  *scrubs
+	pace    replica.Pace // of repairs
 
 	changed   chan struct{} // a level: some report may have changed
 	beatAnew  chan struct{} // a level: copies are here that the leader's orders did not find
@@ -170,6 +172,7 @@ func New(o Options) *Server {
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.metrics = newMetrics(s)
+	s.SetRepair(o.Repair)
 	for _, v := range o.Store.Volumes() {
 		if foreign(v) {
 			s.log.Warn("volume has no files of ours: served for reads only", "volume", v.ID())
@@ -179,6 +182,9 @@ func New(o Options) *Server {
 	}
 	return s
 }
+
+// SetRepair changes Options.Repair.
+func (s *Server) SetRepair(rate int64) { s.pace.Set(rate) }
 
 // open starts the runtime of one copy.
 func (s *Server) open(v *store.Volume) *replica.Replica {
@@ -203,7 +209,7 @@ func (s *Server) open(v *store.Volume) *replica.Replica {
 		Repair:    s.fetch,
 		Compacted: s.metrics.compacted,
 		Changed:   func() { s.touch(id) },
-		SlowSync:  s.opts.SlowSync, Logger: s.log, Now: s.opts.Now,
+		SlowSync:  s.opts.SlowSync, Pace: &s.pace, Logger: s.log, Now: s.opts.Now,
 	})
 }
 
