@@ -78,7 +78,7 @@ func (a *API) fromHolders(ctx context.Context, id volume.FileID, readDeleted boo
 	request func(host string) (*http.Request, error)) (*needle.Needle, *http.Response, error) {
 	limit := time.After(a.opts.Hold)
 	for wait := nextRoundFirst; ; wait = min(2*wait, nextRoundLast) {
-		resp, err := a.askAny(e.Nodes, request)
+		resp, err := a.askAny(ctx, e.Nodes, request)
 		if err == nil {
 			return nil, resp, nil
 		}
@@ -96,27 +96,62 @@ func (a *API) fromHolders(ctx context.Context, id volume.FileID, readDeleted boo
 	}
 }
 
-// askAny asks holders in random order until one can tell. What a holder answers
-// is the truth, a 404 too, unless it is in trouble.
-func (a *API) askAny(holders []volume.Node, request func(host string) (*http.Request, error)) (*http.Response, error) {
-	err := errors.New("none is known")
-	for _, i := range rand.Perm(len(holders)) {
-		req, e := request(holders[i].URL)
-		if e != nil {
-			return nil, e
-		}
-		resp, e := a.peers.Do(req)
-		if e != nil {
-			err = e
-			continue
-		}
-		if resp.StatusCode < http.StatusInternalServerError {
-			return resp, nil
-		}
-		resp.Body.Close()
-		err = fmt.Errorf("%s answered %s", holders[i].URL, resp.Status)
+// hedgeAfter is how long a holder may take to begin an answer until the next one is
+// asked, too. A frozen process keeps its sockets open, and it takes a second until
+// gossip has missed it; a disk that has just this much to do is asked twice.
+const hedgeAfter = 250 * time.Millisecond
+
+// askAny asks holders in random order until one can tell: the next one when one
+// fails or is slow. What a holder answers is the truth, a 404 too, unless it is in
+// trouble.
+func (a *API) askAny(ctx context.Context, holders []volume.Node, request func(host string) (*http.Request, error)) (*http.Response, error) {
+	type answer struct {
+		by   int
+		resp *http.Response
+		err  error
 	}
-	return nil, err
+	var (
+		err     = errors.New("none is known")
+		order   = rand.Perm(len(holders))
+		cancels []context.CancelFunc
+		answers = make(chan answer, len(holders))
+		hedge   = time.NewTicker(hedgeAfter)
+	)
+	defer hedge.Stop()
+	for running := 0; ; {
+		if by := len(cancels); by < len(order) {
+			ctx, cancel := context.WithCancel(ctx)
+			cancels = append(cancels, cancel)
+			req, err := request(holders[order[by]].URL)
+			if err != nil {
+				return nil, err
+			}
+			running++
+			go func() {
+				resp, err := a.peers.Do(req.WithContext(ctx))
+				answers <- answer{by, resp, err}
+			}()
+		}
+		if running == 0 {
+			return nil, err
+		}
+		select {
+		case <-hedge.C:
+		case got := <-answers:
+			running--
+			if err = got.err; err == nil && got.resp.StatusCode < http.StatusInternalServerError {
+				cancels[got.by] = func() {} // its body is still to be read
+				for _, cancel := range cancels {
+					cancel()
+				}
+				return got.resp, nil
+			}
+			if err == nil {
+				got.resp.Body.Close()
+				err = fmt.Errorf("%s answered %s", holders[order[got.by]].URL, got.resp.Status)
+			}
+		}
+	}
 }
 
 // passedOn gives the URL of the same request at another node.

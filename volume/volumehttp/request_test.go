@@ -323,6 +323,29 @@ func TestReadModes(t *testing.T) {
 	}
 }
 
+// A frozen process takes connections and says nothing. A read must not wait until
+// it is given up: the client here is gone before that.
+func TestAFrozenHolderIsNotWaitedFor(t *testing.T) {
+	t.Parallel()
+	held := &node{Blobs: volumetest.NewBlobs(2), held: 2}
+	there := volume.Node{URL: serve(t, held, volumehttp.Options{})}
+	s := &single{t, held, "http://" + there.URL, client(t)}
+	s.do("PUT", "/2,01deadbeef", "over there")
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
+	t.Cleanup(server.Close) // waits until nobody waits for an answer any more
+	frozen := volume.Node{URL: strings.TrimPrefix(server.URL, "http://")}
+	n := &elsewhere{node{Blobs: volumetest.NewBlobs(1)}, []volume.Node{frozen, frozen, there, frozen}}
+	here := httptest.NewServer(volumehttp.New(volumehttp.Options{Blobs: n, Log: discard()}).Handler())
+	t.Cleanup(here.Close)
+	s = &single{t, &n.node, here.URL, client(t)}
+	s.http.Timeout = 4 * time.Second
+	for range 4 { // the order is random
+		if resp, body := s.do("GET", "/2,01deadbeef", ""); resp.StatusCode != http.StatusOK || body != "over there" {
+			t.Errorf("%d %q", resp.StatusCode, body)
+		}
+	}
+}
+
 // elsewhere is a node whose volumes all are elsewhere.
 type elsewhere struct {
 	node
