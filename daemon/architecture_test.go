@@ -25,7 +25,7 @@ var layers = []layer{
 	{"engines", false, []string{"volume/store", "volume/archive", "volume/replica"}},
 	{"roles", true, []string{"volume/server", "cluster/master", "cluster/leader"}},
 	{"edges", true, []string{"volume/volumehttp", "volume/volumerpc", "cluster/masterhttp", "cluster/clusterrpc", "cluster/consensus", "cluster/gossip",
-		"daemon/config", "daemon/internalnet", "daemon/client"}},
+		"daemon/config", "daemon/internalnet", "daemon/client", "daemon/probe"}},
 	{"the process", true, []string{"daemon"}},
 	{"programs", true, []string{"daemon/weedd", "volume/volumehttp/benchhttp"}},
 	{"for tests", false, []string{"volume/vfs/faultfs", "volume/volumetest", "volume/volumetest/replay", "cluster/master/mastertest", "daemon/client/clienttest", "daemon/daemontest", "daemon/simulation"}},

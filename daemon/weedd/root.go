@@ -28,7 +28,7 @@ both, as its TOML file says; the other commands talk to running daemons, but for
 	root.AddCommand(
 		newRunCommand(runDaemon),
 		newConfigCommand(),
-		newUploadCommand(), newDownloadCommand(), newStatusCommand(), newBenchCommand(),
+		newUploadCommand(), newDownloadCommand(), newStatusCommand(), newBenchCommand(), newChaosCommand(),
 		newVolumeCommand(),
 		newVersionCommand(),
 	)

@@ -1,0 +1,298 @@
+package probe
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"weedd/cluster"
+	"weedd/volume"
+)
+
+// node is one that is to stay up.
+type node struct{ master, volume string } // host:port
+
+// prober is one run.
+type prober struct {
+	opt   Options
+	nodes []node
+	http  *http.Client
+	began time.Time
+
+	mu   sync.Mutex
+	rand *rand.Rand
+	ops  []op
+	live []volume.FileID // acknowledged, and no delete was tried
+	next uint64          // number of the newest value
+}
+
+// kind is a kind of request.
+type kind string
+
+const (
+	submit    kind = "submit"    // POST /submit at a master
+	assign    kind = "assign"    // GET /dir/assign at a master, and PUT
+	overwrite kind = "overwrite" // PUT to an id that has been written
+	get       kind = "get"
+	remove    kind = "delete"
+	lastGet   kind = "last get" // of the copy at one node, when all is over
+)
+
+var kinds = []kind{submit, assign, overwrite, get, remove}
+
+// op is one request as the client saw it. Times count from the beginning of the run;
+// begin is when it was due, so that a probe that is late itself does not hide it.
+type op struct {
+	kind       kind
+	at         string // the node
+	id         volume.FileID
+	value      uint64 // written, or read; 0: no such file
+	begin, end time.Duration
+	err        error // then a write may have been done or not
+}
+
+func (p *prober) now() time.Duration { return time.Since(p.began) }
+
+func newTransport() *http.Transport {
+	return &http.Transport{
+		DialContext:         (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 5 * time.Second}).DialContext,
+		MaxIdleConnsPerHost: 256,
+		IdleConnTimeout:     30 * time.Second,
+	}
+}
+
+// newProber finds the volume server of each node.
+func newProber(ctx context.Context, opt Options) (*prober, error) {
+	p := &prober{opt: opt, http: opt.Client(), began: time.Now(), rand: rand.New(rand.NewPCG(opt.Seed, 1))}
+	for _, m := range opt.Masters {
+		v, err := p.view(ctx, m)
+		if err != nil {
+			return nil, err
+		}
+		n := node{master: m}
+		for _, master := range v.Masters {
+			for _, s := range v.Nodes {
+				if master.Address == m && s.ID == master.ID {
+					n.volume = s.URL
+				}
+			}
+		}
+		if n.volume == "" {
+			return nil, fmt.Errorf("%s: no node of the cluster has its master there and a volume server too; use the addresses that `weedd status` shows", m)
+		}
+		p.nodes = append(p.nodes, n)
+	}
+	return p, nil
+}
+
+// load sends requests at the rate until ctx ends, and returns when all have been
+// answered.
+func (p *prober) load(ctx context.Context) {
+	tick := time.NewTicker(time.Duration(float64(time.Second) / p.opt.Rate))
+	defer tick.Stop()
+	var running sync.WaitGroup
+	defer running.Wait()
+	for i := 0; ; i++ {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			n, due := p.nodes[i%len(p.nodes)], p.now()
+			o := p.plan(due)
+			running.Go(func() { p.note(p.do(context.WithoutCancel(ctx), o, n)) })
+		}
+	}
+}
+
+// plan chooses the next request: half of them make files, and of two files that
+// are made one is deleted later.
+func (p *prober) plan(due time.Duration) op {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	o := op{begin: due}
+	pick := p.rand.IntN(20)
+	switch {
+	case pick < 5 || len(p.live) == 0:
+		o.kind = submit
+	case pick < 10:
+		o.kind = assign
+	case pick < 16:
+		o.kind = get
+	case pick < 18:
+		o.kind = overwrite
+	default:
+		o.kind = remove
+	}
+	if o.kind != submit && o.kind != assign {
+		i := p.rand.IntN(len(p.live))
+		o.id = p.live[i]
+		if o.kind == remove {
+			p.live = slices.Delete(p.live, i, i+1)
+		}
+	}
+	if o.kind == submit || o.kind == assign || o.kind == overwrite {
+		p.next++
+		o.value = p.next
+	}
+	return o
+}
+
+// do sends the request and fills in what came of it.
+func (p *prober) do(ctx context.Context, o op, n node) op {
+	ctx, cancel := context.WithTimeoutCause(ctx, p.opt.Timeout, fmt.Errorf("no answer in %s", p.opt.Timeout))
+	defer cancel()
+	o = p.once(ctx, o, n)
+	for i := 0; p.opt.MoveOn && i < len(p.nodes) && errors.Is(o.err, syscall.ECONNREFUSED); i++ {
+		o = p.once(ctx, o, p.nodes[i])
+	}
+	if o.err != nil && ctx.Err() != nil {
+		o.err = context.Cause(ctx)
+	}
+	o.end = p.now()
+	return o
+}
+
+func (p *prober) once(ctx context.Context, o op, n node) op {
+	o.at = n.master
+	switch o.kind {
+	case submit:
+		o.id, o.err = p.submit(ctx, n, o.value)
+	case assign:
+		o.id, o.err = p.assign(ctx, n, o.value)
+	case overwrite:
+		o.err = p.put(ctx, n.volume, o.id, o.value)
+	case remove:
+		_, o.err = p.ask(ctx, http.MethodDelete, n.volume, o.id.String(), nil)
+	case get, lastGet:
+		o.value, o.err = p.get(ctx, n.volume, o.id)
+	}
+	return o
+}
+
+// note keeps an op, and from a file that was stored on others may choose it.
+func (p *prober) note(o op) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.ops = append(p.ops, o)
+	if (o.kind == submit || o.kind == assign) && o.err == nil {
+		p.live = append(p.live, o.id)
+	}
+}
+
+func (p *prober) query() string {
+	q := url.Values{}
+	if p.opt.Collection != "" {
+		q.Set("collection", p.opt.Collection)
+	}
+	if p.opt.Replication != "" {
+		q.Set("replication", p.opt.Replication)
+	}
+	return q.Encode()
+}
+
+func (p *prober) submit(ctx context.Context, n node, value uint64) (volume.FileID, error) {
+	body, err := p.ask(ctx, http.MethodPost, n.master, "submit?"+p.query(), p.content(value))
+	if err != nil {
+		return volume.FileID{}, err
+	}
+	return parseFID(body, nil)
+}
+
+// assign does what clients do: it asks a master for an id, and writes to the
+// server that the master names; where that is not one that is to stay up, to the
+// server at hand, which passes it on.
+func (p *prober) assign(ctx context.Context, n node, value uint64) (volume.FileID, error) {
+	body, err := p.ask(ctx, http.MethodGet, n.master, "dir/assign?"+p.query(), nil)
+	if err != nil {
+		return volume.FileID{}, err
+	}
+	var at string
+	id, err := parseFID(body, &at)
+	if err != nil {
+		return volume.FileID{}, err
+	}
+	if !slices.ContainsFunc(p.nodes, func(n node) bool { return n.volume == at }) {
+		at = n.volume
+	}
+	return id, p.put(ctx, at, id, value)
+}
+
+func parseFID(body []byte, at *string) (volume.FileID, error) {
+	var said struct{ FID, URL string }
+	if err := json.Unmarshal(body, &said); err != nil {
+		return volume.FileID{}, fmt.Errorf("%.100q: %w", body, err)
+	}
+	if at != nil {
+		*at = said.URL
+	}
+	return volume.ParseFileID(said.FID)
+}
+
+func (p *prober) put(ctx context.Context, at string, id volume.FileID, value uint64) error {
+	_, err := p.ask(ctx, http.MethodPut, at, id.String(), p.content(value))
+	return err
+}
+
+func (p *prober) get(ctx context.Context, at string, id volume.FileID) (uint64, error) {
+	body, err := p.ask(ctx, http.MethodGet, at, id.String(), nil)
+	var status *statusError
+	if errors.As(err, &status) && status.code == http.StatusNotFound {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	return p.value(body)
+}
+
+// statusError is an answer that is none of success.
+type statusError struct {
+	code int
+	text string
+}
+
+func (e *statusError) Error() string { return fmt.Sprintf("%d %s", e.code, e.text) }
+
+// ask sends one request and gives the body of a good answer.
+func (p *prober) ask(ctx context.Context, method, at, path string, body []byte) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, method, "http://"+at+"/"+path, bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	if body != nil {
+		req.Header.Set("Content-Type", "application/octet-stream")
+	}
+	resp, err := p.http.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err == nil && resp.StatusCode/100 != 2 {
+		err = &statusError{resp.StatusCode, string(bytes.TrimSpace(text[:min(len(text), 400)]))}
+	}
+	return text, err
+}
+
+// view asks a master what it knows of the cluster.
+func (p *prober) view(ctx context.Context, master string) (cluster.View, error) {
+	ctx, cancel := context.WithTimeout(ctx, p.opt.Timeout)
+	defer cancel()
+	var v cluster.View
+	body, err := p.ask(ctx, http.MethodGet, master, "cluster/view", nil)
+	if err == nil {
+		err = json.Unmarshal(body, &v)
+	}
+	return v, err
+}
