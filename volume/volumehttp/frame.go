@@ -188,6 +188,9 @@ func (a *API) fail(x *exchange, err error) {
 		panic(http.ErrAbortHandler)
 	}
 	status, known := wire.Status(err)
+	if errors.Is(err, volume.ErrNoSpace) { // a 5xx: the client comes back with a file id on another disk
+		status = http.StatusInsufficientStorage
+	}
 	text := err.Error()
 	switch x.r.Method {
 	case http.MethodGet, http.MethodHead:

@@ -389,6 +389,27 @@ func (f *failing) Put(context.Context, volume.FileID, *needle.Needle, bool) (vol
 	return volume.PutResult{}, f.err
 }
 
+// full takes no deletions.
+type full struct{ *node }
+
+func (full) Delete(context.Context, volume.FileID, uint64) (int64, error) {
+	return 0, fmt.Errorf("%w: disk", volume.ErrNoSpace)
+}
+
+// A disk without room for the record of a deletion is no reason to give up.
+func TestADeleteOnAFullDisk(t *testing.T) {
+	t.Parallel()
+	f := full{&node{Blobs: volumetest.NewBlobs(1)}}
+	handler := volumehttp.New(volumehttp.Options{Blobs: f, Log: discard()}).Handler()
+	for _, c := range [][2]string{{"PUT", "201 "}, {"DELETE", `507 {"error":"no space left: disk"}`}} {
+		w := httptest.NewRecorder()
+		handler.ServeHTTP(w, httptest.NewRequest(c[0], "/1,01deadbeef", strings.NewReader("x")))
+		if got := fmt.Sprintf("%d %s", w.Code, w.Body); !strings.HasPrefix(got, c[1]) {
+			t.Errorf("%s: %s, want %s", c[0], got, c[1])
+		}
+	}
+}
+
 func TestFailuresInside(t *testing.T) {
 	t.Parallel()
 	f := &failing{node: node{Blobs: volumetest.NewBlobs(1)}}
@@ -405,7 +426,7 @@ func TestFailuresInside(t *testing.T) {
 		{fmt.Errorf("%w: bad sum", volume.ErrCorrupt), "GET", 500, ""},
 		{fmt.Errorf("%w: no primary", volume.ErrUnavailable), "PUT", 503, `{"error":"temporarily unavailable: no primary"}`},
 		{fmt.Errorf("%w: no primary", volume.ErrUnavailable), "GET", 503, ""},
-		{fmt.Errorf("%w: disk", volume.ErrNoSpace), "PUT", 500, `{"error":"no space left: disk"}`},
+		{fmt.Errorf("%w: disk", volume.ErrNoSpace), "PUT", 507, `{"error":"no space left: disk"}`},
 		{context.DeadlineExceeded, "PUT", 503, `{"error":"context deadline exceeded"}`},
 	} {
 		f.err = c.err

@@ -25,7 +25,7 @@ var statuses = []struct {
 	{volume.ErrExists, http.StatusConflict},
 	{volume.ErrBadSpec, http.StatusNotAcceptable},
 	{volume.ErrUnsatisfiable, http.StatusNotAcceptable},
-	{volume.ErrNoSpace, http.StatusNotAcceptable}, // of the master; a volume server answers 500, see volumehttp
+	{volume.ErrNoSpace, http.StatusNotAcceptable}, // of the master; a volume server answers 507, see volumehttp
 	{volume.ErrOutcomeUnknown, http.StatusInternalServerError},
 	{volume.ErrNotFound, http.StatusNotFound},
 	{volume.ErrNoVolume, http.StatusNotFound},
