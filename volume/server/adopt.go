@@ -183,6 +183,9 @@ func (s *Server) adopt(ctx context.Context, e volume.Entry) error {
 		return err
 	}
 	s.log.Info("volume adopted", "volume", e.Volume, "copy", h.Copy, "epoch", e.Epoch, "sources", len(sources), "in place", own.Exact && fresh.End() == v.End())
+	if _, _, _, _, _, modified, _ := fresh.Stats(); e.Spec.TTL.Duration() > 0 && s.opts.Now().After(modified.Add(e.Spec.TTL.Duration())) {
+		s.log.Warn("the time to live of an adopted volume is over: it is deleted soon, as SeaweedFS would", "volume", e.Volume, "collection", e.Spec.Collection, "ttl", e.Spec.TTL, "last written", modified)
+	}
 	s.start(e, h, fresh)
 	return nil
 }

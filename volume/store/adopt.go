@@ -367,7 +367,7 @@ func (b *builder) record(ctx context.Context, p Pick) error {
 	}
 	// Records of old versions do not say when they were written: not later than
 	// the file.
-	n.AppendedAt = p.Time
+	n.AppendedAt = min(p.Time, b.v.lastTime())
 	if p.Time == 0 {
 		n.AppendedAt = uint64(min(b.v.modified.UnixNano(), b.s.opts.Now().UnixNano()))
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"testing"
@@ -320,5 +321,32 @@ func TestVolumesOfOtherFormsAreNotAdopted(t *testing.T) {
 		if _, _, err := adoptAll(s, 7); !errors.Is(err, volume.ErrReadOnly) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// Records from the far future would leave no append times for those to come, or
+// none at which anything ends. They are kept, at a time that can be followed.
+func TestAppendTimesFromTheFarFutureAreNotBelieved(t *testing.T) {
+	t.Parallel()
+	for _, last := range []uint64{math.MaxUint64, math.MaxInt64, uint64(time.Now().AddDate(50, 0, 0).UnixNano())} {
+		fs := newDisk(t, 1)
+		super := superBlock{version: needle.V3}.encode()
+		dat := super[:]
+		for key := volume.Key(1); key <= 2; key++ {
+			var err error
+			dat, err = needle.Append(dat, &needle.Needle{Key: key, Cookie: cookieOf(key), Data: []byte{byte(key)}, AppendedAt: last - 2 + uint64(key)})
+			must(t, err)
+		}
+		must(t, vfs.Write(fs, "/d/7.dat", dat))
+		must(t, vfs.Write(fs, "/d/7.idx", nil))
+		s := openStore(t, fs)
+		v, _, err := adoptAll(s, 7)
+		must(t, err)
+		must(t, errors.Join(has(v, 1, []byte{1}), has(v, 2, []byte{2})))
+		must(t, write(v, record(t, v, 3, []byte("three"))))
+		if at := v.NextAppendTime(time.Now()); at > uint64(time.Now().Add(2*timeAhead).UnixNano()) {
+			t.Errorf("after %d the next append time is %d", last, at)
+		}
+		must(t, errors.Join(v.Checkpoint(), fullCheck(fs, v)))
 	}
 }

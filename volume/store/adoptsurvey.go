@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"weedd/volume"
 	"weedd/volume/needle"
@@ -60,6 +61,21 @@ func (v *Volume) Survey(ctx context.Context) (*Survey, error) {
 		return nil, fmt.Errorf("survey volume %d: %w", v.id, err)
 	}
 	return s.Survey, nil
+}
+
+// timeAhead is how far an append time may lie ahead of the clock here and of the
+// time of the file, whichever is later, to be believed. Ours must rise, so those
+// that follow one from the far future would lie there, too, and what has a time to
+// live would not end; and after the last that there is nothing could be appended.
+const timeAhead = 24 * time.Hour
+
+// lastTime is the last append time of a foreign record that is believed.
+func (v *Volume) lastTime() uint64 {
+	now := v.opts.Now()
+	if v.modified.After(now) { // a host may begin with a clock that is years behind
+		now = v.modified
+	}
+	return uint64(now.Add(timeAhead).UnixNano())
 }
 
 type surveyor struct {
@@ -131,6 +147,7 @@ func (s *surveyor) take(pos int64, rec []byte) error {
 	}
 	r := &s.Rows[i] // of the file, or of the newest deletion
 	r.Offset, r.Time, r.Cookie, r.Sum = pos, n.AppendedAt, n.Cookie, n.Checksum
+	r.Body = needle.Checksum(rec[needle.HeaderSize : needle.HeaderSize+h.Size])
 	return nil
 }
 
@@ -141,7 +158,7 @@ func (s *surveyor) exact(pos int64, rec []byte, i int, known bool) {
 		return
 	}
 	n := &s.needle
-	if err := n.DecodeStrict(rec); err != nil || n.AppendedAt <= s.last || !known {
+	if err := n.DecodeStrict(rec); err != nil || n.AppendedAt <= s.last || n.AppendedAt > s.v.lastTime() || !known {
 		s.Exact, s.idx, s.sums = false, nil, sums{}
 		return
 	}

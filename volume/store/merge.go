@@ -15,12 +15,14 @@ type SurveyRow struct {
 	Size   int32         // of the record's body; -1 for a deletion
 	Cookie volume.Cookie // 0 if not known
 	Sum    uint32        // checksum as stored: of the data, or in a deletion of what it deleted
+	Body   uint32        // CRC-32C of the record's body, which has name, type and times beside the data
 }
 
 // Deleted reports whether the key is deleted.
 func (r SurveyRow) Deleted() bool { return r.Size < 0 }
 
-// same reports whether two rows mean the same content.
+// same reports whether two rows mean the same content, by its checksum. Two copies
+// of one upload may differ in the rest.
 func (r SurveyRow) same(o SurveyRow) bool {
 	return r.Deleted() && o.Deleted() || r.Size == o.Size && r.Sum == o.Sum
 }
@@ -61,7 +63,7 @@ func (e *MergeError) Is(target error) bool { return target == volume.ErrExists }
 
 // Merge joins surveys of copies of one volume, each sorted by key, into the rows
 // of one (rule R16), sorted by key. The newest append time wins, deletions
-// included; where times do not tell, what is there is kept. Of equal contents
+// included; where times do not tell, what is there is kept. Of equal bodies
 // that of the first source is taken. kept are the keys that some source does not
 // know or has deleted at a time that does not tell: they may come back from a
 // delete, and should be listed.
@@ -142,8 +144,8 @@ func newest(group []Pick) (best Pick, doubt bool, why string) {
 		return group[deleted], false, ""
 	}
 	best = group[live]
-	for _, p := range group { // any record of that content will do: the first needs the least fetching
-		if p.same(best.SurveyRow) && !p.Deleted() {
+	for _, p := range group { // any record of those bytes will do: the first needs the least fetching
+		if p.same(best.SurveyRow) && p.Body == best.Body && !p.Deleted() {
 			return p, deleted >= 0, ""
 		}
 	}

@@ -59,8 +59,8 @@ func (s *nodeService) foreign(stream grpc.BidiStreamingServer[foreignRequest, ch
 }
 
 // rowSize is the length of one row of a survey on the wire:
-// 8 key | 8 time | 8 offset | 4 size | 4 cookie | 4 checksum.
-const rowSize = 36
+// 8 key | 8 time | 8 offset | 4 size | 4 cookie | 4 checksum | 4 checksum of the body.
+const rowSize = 40
 
 func encodeRows(rows []store.SurveyRow) []byte {
 	b := make([]byte, 0, rowSize*len(rows))
@@ -71,6 +71,7 @@ func encodeRows(rows []store.SurveyRow) []byte {
 		b = binary.BigEndian.AppendUint32(b, uint32(r.Size))
 		b = binary.BigEndian.AppendUint32(b, uint32(r.Cookie))
 		b = binary.BigEndian.AppendUint32(b, r.Sum)
+		b = binary.BigEndian.AppendUint32(b, r.Body)
 	}
 	return b
 }
@@ -84,6 +85,7 @@ func decodeRows(b []byte) ([]store.SurveyRow, error) {
 		rows = append(rows, store.SurveyRow{
 			Key: volume.Key(binary.BigEndian.Uint64(b)), Time: binary.BigEndian.Uint64(b[8:]), Offset: int64(binary.BigEndian.Uint64(b[16:])),
 			Size: int32(binary.BigEndian.Uint32(b[24:])), Cookie: volume.Cookie(binary.BigEndian.Uint32(b[28:])), Sum: binary.BigEndian.Uint32(b[32:]),
+			Body: binary.BigEndian.Uint32(b[36:]),
 		})
 	}
 	return rows, nil

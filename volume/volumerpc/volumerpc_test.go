@@ -74,7 +74,7 @@ func (f fakeNode) SurveyHere(_ context.Context, id volume.ID, print uint64) ([]s
 }
 
 func surveyRow(i int) store.SurveyRow {
-	return store.SurveyRow{Key: volume.Key(i) << 33, Time: 1 << 60, Offset: int64(i) * 8, Size: int32(i)%7 - 1, Cookie: 0xfedcba98, Sum: uint32(i)}
+	return store.SurveyRow{Key: volume.Key(i) << 33, Time: 1 << 60, Offset: int64(i) * 8, Size: int32(i)%7 - 1, Cookie: 0xfedcba98, Sum: uint32(i), Body: ^uint32(i)}
 }
 
 func (f fakeNode) RecordHere(_ volume.ID, _ uint64, row store.SurveyRow) ([]byte, error) {
