@@ -58,7 +58,7 @@ var keys = []key{
 		doc: "Where the node stands. Copies of a file go to other data centers, racks or hosts as the\nreplication code says."},
 	{name: "rack", field: func(c *Config) any { return &c.Rack }},
 	{name: "cluster_key", sample: `"/etc/weedd/cluster.key"`, required: true, field: func(c *Config) any { return &c.ClusterKey },
-		doc: "File with the secret that makes the cluster private; the same on every node, readable by\nweedd alone. Make one with: (umask 077; head -c 32 /dev/urandom | base64 > cluster.key)\nIf left out, $CREDENTIALS_DIRECTORY/cluster.key is used where systemd gives it."},
+		doc: "File with the secret that makes the cluster private; the same on every node, readable by\nweedd alone. Make one with: (umask 077; head -c 32 /dev/urandom | base64 > cluster.key)\nWhere systemd gives the credential cluster.key, as the packages' units do, that is used\ninstead, and this file may be root's alone."},
 	{name: "insecure", field: func(c *Config) any { return &c.Insecure },
 		doc: "Run on a network address without a cluster key: whoever reaches the internal ports may read,\nchange and delete everything."},
 

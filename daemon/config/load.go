@@ -287,9 +287,11 @@ func (in *input) sectionGiven(name string) (place string, given bool) {
 	return "", false
 }
 
-// findClusterKey looks where systemd puts credentials (LoadCredential=).
+// findClusterKey looks where systemd puts credentials (LoadCredential=). What is
+// there goes before the file's cluster_key, which names where the credential comes
+// from: a file that root alone can read.
 func (in *input) findClusterKey(cfg *Config) {
-	if cfg.ClusterKey != "" {
+	if _, ok := in.env["cluster_key"]; ok {
 		return
 	}
 	for _, pair := range in.Env {

@@ -19,7 +19,7 @@ import (
 // onHost is a host with the given addresses, the key file /k and no others.
 func onHost(addresses ...string) Loader {
 	files := fstest.MapFS{
-		"k": {Mode: 0o600}, "open": {Mode: 0o644}, "dir": {Mode: fs.ModeDir | 0o700},
+		"k": {Mode: 0o600}, "v": {Mode: 0o600}, "open": {Mode: 0o644}, "dir": {Mode: fs.ModeDir | 0o700},
 		"etc/weedd/cluster.key": {Mode: 0o640}, "creds/cluster.key": {Mode: 0o400},
 		"etc/weedd/ca.pem": {Mode: 0o644}, "etc/weedd/node.pem": {Mode: 0o644}, "etc/weedd/node.key": {Mode: 0o600},
 	}
@@ -432,17 +432,28 @@ func TestTheAddressIsFound(t *testing.T) {
 	}
 }
 
-func TestTheClusterKeyIsFoundAmongCredentials(t *testing.T) {
+func TestTheClusterKeyAmongCredentialsGoesBeforeThatOfTheFile(t *testing.T) {
 	t.Parallel()
-	l := onHost("10.0.0.1")
-	l.Env = []string{"CREDENTIALS_DIRECTORY=/creds"}
-	got, err := l.Parse("weedd.toml", []byte("roles = [\"master\"]\n[master]\n"))
-	if err != nil || got.ClusterKey != "/creds/cluster.key" {
-		t.Errorf("key is %q, %v", got.ClusterKey, err)
-	}
-	got, err = l.Parse("weedd.toml", []byte("cluster_key = \"/k\"\nroles = [\"master\"]\n[master]\n"))
-	if err != nil || got.ClusterKey != "/k" {
-		t.Errorf("the file's key is %q, %v", got.ClusterKey, err)
+	const named = "cluster_key = \"/k\"\n"
+	for name, tc := range map[string]struct {
+		env        []string
+		line, want string
+	}{
+		"found without a line":        {[]string{"CREDENTIALS_DIRECTORY=/creds"}, "", "/creds/cluster.key"},
+		"found in place of the line":  {[]string{"CREDENTIALS_DIRECTORY=/creds"}, named, "/creds/cluster.key"},
+		"no such credential":          {[]string{"CREDENTIALS_DIRECTORY=/empty"}, named, "/k"},
+		"no credentials":              {nil, named, "/k"},
+		"a variable goes before both": {[]string{"CREDENTIALS_DIRECTORY=/creds", "WEEDD_CLUSTER_KEY=/v"}, named, "/v"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l := onHost("10.0.0.1")
+			l.Env = tc.env
+			got, err := l.Parse("weedd.toml", []byte(tc.line+"roles = [\"master\"]\n[master]\n"))
+			if err != nil || got.ClusterKey != tc.want {
+				t.Errorf("key is %q, want %q; %v", got.ClusterKey, tc.want, err)
+			}
+		})
 	}
 }
 
