@@ -28,10 +28,6 @@ const (
 	exitUsage = 2 // the command line or the configuration is wrong; nothing was tried
 )
 
-func main() {
-	os.Exit(execute(os.Args[1:], os.Stdout, os.Stderr))
-}
-
 // execute runs one command line and gives the exit code.
 func execute(args []string, stdout, stderr io.Writer) int {
 	root := newRoot()
