@@ -1,27 +1,30 @@
 # weedd. `make` lists the targets.
 
 GO          ?= go
-VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+VERSION     ?= $(shell packaging/version)
 CONFIG      ?= configs/one-node.toml
 FUZZTIME    ?= 30s
 FUZZERS     ?= 2
 CHAOSTIME   ?= 60s
+ARCHES      ?= amd64 arm64
 STATICCHECK  = honnef.co/go/tools/cmd/staticcheck@v0.7.0
+NFPM         = github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.41.1
+COMPILE      = CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
 
 # The race detector needs a C compiler; without one the tests run all the same.
 RACE := $(shell command -v $$($(GO) env CC) >/dev/null 2>&1 && echo -race)
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test check generate e2e chaos bench fuzz clean
+.PHONY: help run build test check generate packages e2e chaos bench fuzz clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 run: build ## build and start one node on loopback, data in ./data
 	./weedd run --hints --config $(CONFIG)
 
 build: ## build ./weedd, one static binary
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o weedd ./daemon/weedd
+	$(COMPILE) -o weedd ./daemon/weedd
 
 test: ## run the tests, with the race detector where there is a C compiler
 ifeq ($(RACE),)
@@ -39,6 +42,22 @@ check: build ## gofmt, vet, staticcheck, build, generated files up to date
 
 generate: build ## write the generated files anew (configs/default.toml)
 	./weedd config default > configs/default.toml
+
+# All times in the packages are that of the last commit, so that they come out the same again.
+packages: export SOURCE_DATE_EPOCH := $(shell git log -1 --format=%ct)
+packages: ## build dist/*.deb and dist/*.rpm for ARCHES (amd64 arm64)
+	rm -rf dist
+	mkdir -p dist/build
+	$(GO) run -tags docs ./daemon/weedd dist/build
+	packaging/licences > dist/build/licences
+	packaging/changelog '$(VERSION)' > dist/build/changelog
+	gzip -9n dist/build/licences dist/build/changelog dist/build/man/*
+	@set -e; for arch in $(ARCHES); do \
+		GOOS=linux GOARCH=$$arch $(COMPILE) -o dist/build/weedd-$$arch ./daemon/weedd; \
+		for format in deb rpm; do \
+			ARCH=$$arch VERSION='$(VERSION)' $(GO) run $(NFPM) package --config packaging/nfpm.yaml --packager $$format --target dist/; \
+		done; \
+	done
 
 e2e: ## test the built program: three processes, kill -9, all of Go's source as input
 	$(GO) test -tags e2e -timeout 15m -count 1 -run TestE2E ./daemon/weedd/
