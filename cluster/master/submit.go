@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"weedd/volume"
 	"weedd/volume/needle"
 )
@@ -78,16 +80,40 @@ func (m *Master) giveUp(a Assignment, err error) {
 	if errors.Is(err, volume.ErrUnavailable) && !errors.Is(err, volume.ErrOutcomeUnknown) && !errors.Is(err, context.DeadlineExceeded) {
 		return // nothing was done
 	}
-	m.start(func(ctx context.Context) { m.deleteLater(ctx, a) })
+	m.start(func(ctx context.Context) {
+		pause(ctx, shunTime) // the node is in trouble
+		m.deleteGivenUp(ctx, a)
+	})
 }
 
-// deleteLater deletes an id that was given up, once its node answers again; as
+// Discard deletes files that Submit stored and nobody will ask for, in the
+// background; as best it can: after a minute each is left to be found as garbage.
+func (m *Master) Discard(stored []Assignment) {
+	if len(stored) == 0 {
+		return
+	}
+	m.start(func(ctx context.Context) {
+		g, ctx := errgroup.WithContext(ctx)
+		g.SetLimit(discards)
+		for _, a := range stored {
+			g.Go(func() error {
+				m.deleteGivenUp(ctx, a)
+				return nil
+			})
+		}
+		_ = g.Wait() // none of them fails
+	})
+}
+
+// discards is how many files one Discard deletes at a time.
+const discards = 8
+
+// deleteGivenUp deletes an id that was given up, once its node answers again; as
 // best it can: after a minute it is left to be found as garbage.
-func (m *Master) deleteLater(ctx context.Context, a Assignment) {
+func (m *Master) deleteGivenUp(ctx context.Context, a Assignment) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	for ctx.Err() == nil {
-		pause(ctx, shunTime)
+	for ; ctx.Err() == nil; pause(ctx, shunTime) {
 		node := a.Node
 		c := m.choices()
 		if e, ok := c.cat.Volume(a.ID.Volume); ok {

@@ -35,6 +35,8 @@ import (
 type Master interface {
 	Assign(ctx context.Context, req master.Request) (master.Assignment, error)
 	Submit(ctx context.Context, req master.Request, n *needle.Needle) (master.Assignment, volume.PutResult, error)
+	// Discard deletes, in the background and as best it can, what Submit stored.
+	Discard(stored []master.Assignment)
 	Lookup(ctx context.Context, id volume.ID, collection string) ([]volume.Node, error)
 	Grow(ctx context.Context, req placement.GrowRequest) ([]*volume.Entry, error)
 	DeleteCollection(ctx context.Context, name string) (int, error)
@@ -79,6 +81,7 @@ type API struct {
 	version string // as the answers say it
 	ids     wire.RequestIDs
 	metrics *wire.Metrics
+	repeats *repeats
 	limits  atomic.Pointer[limits]
 	words   *httprouter.Router
 	files   *httprouter.Router
@@ -105,7 +108,7 @@ func New(o Options) *API {
 		o.VolumeLimit = 30 << 30
 	}
 	a := &API{
-		opts: o, version: "weedd " + o.Version, metrics: wire.NewMetrics("master"),
+		opts: o, version: "weedd " + o.Version, metrics: wire.NewMetrics("master"), repeats: newRepeats(),
 	}
 	a.SetLimits(o.FileLimit, o.HeldBytes, o.HeldRequests)
 	a.route()

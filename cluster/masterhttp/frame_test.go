@@ -199,20 +199,6 @@ func TestTooManyWait(t *testing.T) {
 	}
 }
 
-func TestUploadLimits(t *testing.T) {
-	t.Parallel()
-	s := newSingle(t, func(o *masterhttp.Options) { o.FileLimit = 10 })
-	for body, status := range map[string]int{"ten bytes.": 201, "ten bytes..": 413} {
-		if w := s.do("POST", "/submit", body, "Content-Type", "text/plain"); w.Code != status {
-			t.Errorf("%q: %d %s", body, w.Code, text(t, w))
-		}
-		form := "--b\r\nContent-Disposition: form-data; name=\"f\"; filename=\"f\"\r\n\r\n" + body + "\r\n--b--\r\n"
-		if w := s.do("POST", "/submit", form, "Content-Type", "multipart/form-data; boundary=b"); w.Code != status {
-			t.Errorf("form of %q: %d %s", body, w.Code, text(t, w))
-		}
-	}
-}
-
 func TestMetrics(t *testing.T) {
 	t.Parallel()
 	s := newSingle(t, func(o *masterhttp.Options) { o.Metrics = http.NotFoundHandler() })

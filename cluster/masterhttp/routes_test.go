@@ -40,6 +40,8 @@ func (f *fake) Submit(ctx context.Context, req master.Request, n *needle.Needle)
 	return a, volume.PutResult{Checksum: needle.Checksum(n.Data), Size: int64(len(n.Data))}, err
 }
 
+func (f *fake) Discard([]master.Assignment) {}
+
 func (f *fake) Lookup(_ context.Context, id volume.ID, collection string) ([]volume.Node, error) {
 	if id != 3 || collection != "" {
 		return nil, fmt.Errorf("%w: volume id %d not found", volume.ErrNoVolume, id)

@@ -112,7 +112,7 @@ var keys = []key{
 		doc: "Directories for volumes, one table for each. Without any, volumes go to \"volumes\" below data.\ntype is hdd, ssd or a word of yours; max is the most volumes, 0 for as many as fit."},
 
 	{name: "limits.file_size", live: true, min: int64(KiB), max: maxFileSize, field: func(c *Config) any { return &c.Limits.FileSize },
-		doc: "The largest file that is taken, by volume servers and at a master's /submit."},
+		doc: "The largest file that is kept in one piece. A volume server takes no larger one; /submit at a\nmaster cuts it into chunks."},
 	{name: "limits.in_flight", live: true, max: int64(TiB), field: func(c *Config) any { return &c.Limits.InFlight },
 		doc: "Memory for the uploads that a volume server takes at a time, two to three times their bodies;\nanother is told 429. \"0B\" is no limit."},
 	{name: "limits.held_bytes", live: true, max: int64(TiB), field: func(c *Config) any { return &c.Limits.HeldBytes },

@@ -203,6 +203,12 @@ func (a *API) send(x *exchange, c *content, ranges []byteRange) error {
 		x.put("Content-Type", "multipart/byteranges; boundary="+parts.boundary)
 	}
 	x.put("Content-Length", strconv.FormatInt(length, 10))
+	x.digests(c, func(w io.Writer) error {
+		if parts != nil {
+			return parts.write(w, c)
+		}
+		return c.copyTo(w, off, length)
+	}, length == c.size && parts == nil)
 	x.status = status
 	x.w.WriteHeader(status)
 	if x.r.Method == http.MethodHead {

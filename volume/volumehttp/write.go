@@ -26,7 +26,7 @@ func (a *API) write(x *exchange, p httprouter.Params) error {
 	if err := wire.CheckLength(x.r, lim.file); err != nil {
 		return err
 	}
-	release, err := lim.uploads.Admit(x.r)
+	release, err := lim.uploads.Admit(x.r, lim.file)
 	if err != nil {
 		return err
 	}

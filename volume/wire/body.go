@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -21,14 +22,22 @@ const (
 	maxParts = 1000
 )
 
-// file is the file in a body, with what the body says of it.
+// file is the file in a body, with what the body says of it. Its content is read
+// from a Reader, in one piece or in several.
 type file struct {
-	data []byte
-	name string
-	mime string
-	md5  string
-	gzip bool // the client says that it is packed
-	form bool
+	from   io.Reader
+	expect int64 // bytes that the content is likely to have at most; -1 when not known
+	data   []byte
+	name   string
+	mime   string
+	gzip   bool // the client says that it is packed
+	form   bool
+
+	md5   string    // as sent
+	plain checks    // of the content, unpacked if the client packed it
+	sent  checks    // of the content as it was sent
+	whole checks    // of the whole body: of a form
+	rest  io.Reader // what of the body follows the content
 }
 
 func isForm(r *http.Request) bool {
@@ -53,8 +62,33 @@ func tooLarge(limit int64) error {
 	return fmt.Errorf("%w: file over the limited %d bytes", volume.ErrTooLarge, limit)
 }
 
-// readRaw takes the whole body as the file.
-func readRaw(r *http.Request, o UploadOptions) (f file, err error) {
+// openFile finds the file in the body of r and reads no more than needed for that.
+func openFile(r *http.Request, o UploadOptions) (f file, err error) {
+	checks, err := newChecks(r.Header)
+	if err != nil {
+		return f, err
+	}
+	if isForm(r) {
+		if f, err = openForm(r, o, checks); err != nil {
+			return f, bodyError(err)
+		}
+		f.whole = checks
+	} else {
+		f = openRaw(r, o)
+		f.sent = checks
+	}
+	if md5 := r.Header.Get(headerMD5); md5 != "" {
+		f.md5 = md5
+	}
+	if err := f.plain.addMD5(f.md5); err != nil {
+		return f, err
+	}
+	f.from = f.sent.through(f.from)
+	return f, nil
+}
+
+// openRaw takes the whole body as the file.
+func openRaw(r *http.Request, o UploadOptions) (f file) {
 	f.mime = r.Header.Get(headerType)
 	f.gzip = r.Header.Get("Content-Encoding") == "gzip"
 	if f.name = dispositionName(r.Header.Get("Content-Disposition")); f.name == "" {
@@ -63,13 +97,22 @@ func readRaw(r *http.Request, o UploadOptions) (f file, err error) {
 	if f.mime == "" {
 		f.mime = typeOf(f.name, o.TypeName)
 	}
-	if r.ContentLength >= 0 {
-		f.data = make([]byte, r.ContentLength)
-		_, err = io.ReadFull(r.Body, f.data)
-	} else {
-		f.data, err = readUpTo(r.Body, 0, o.Limit)
+	f.from, f.expect = r.Body, r.ContentLength
+	return f
+}
+
+// finish reads what follows the content, if its digest counts, and checks all
+// digests but those of the plain content.
+func (f *file) finish() error {
+	if len(f.whole) > 0 {
+		if _, err := io.Copy(io.Discard, f.rest); err != nil {
+			return bodyError(err)
+		}
 	}
-	return f, bodyError(err)
+	if err := f.whole.verify(); err != nil {
+		return err
+	}
+	return f.sent.verify()
 }
 
 // dispositionName finds the name in a Content-Disposition, which some clients
@@ -99,8 +142,9 @@ func baseName(name string) string {
 	return name
 }
 
-// readForm takes the file out of a form without reading more of it than needed.
-func readForm(r *http.Request, o UploadOptions) (file, error) {
+// openForm finds the file in a form: the first part with a file name, else the first
+// part. The digests of the body are whole.
+func openForm(r *http.Request, o UploadOptions, whole checks) (file, error) {
 	mt, params, err := mime.ParseMediaType(r.Header.Get(headerType))
 	if err != nil || !strings.HasPrefix(mt, "multipart/") {
 		return file{}, badRequest("request Content-Type isn't multipart/form-data")
@@ -108,7 +152,7 @@ func readForm(r *http.Request, o UploadOptions) (file, error) {
 	if params["boundary"] == "" {
 		return file{}, badRequest("no multipart boundary param in Content-Type")
 	}
-	body := &capped{r: r.Body, left: o.Limit + formSlack, limit: o.Limit}
+	body := whole.through(&capped{r: r.Body, left: o.most() + formSlack, limit: o.most()})
 	form := multipart.NewReader(body, params["boundary"])
 	var first *file
 	for range maxParts {
@@ -117,26 +161,36 @@ func readForm(r *http.Request, o UploadOptions) (file, error) {
 			return *first, nil
 		}
 		if err != nil {
-			return file{}, bodyError(err)
+			return file{}, err
 		}
 		named := part.FileName() != ""
 		if !named && first != nil {
 			continue // a field that will not be the file
 		}
-		f, err := readPart(part, r.ContentLength, o)
+		f, err := openPart(part, r.ContentLength, o)
 		if err != nil {
-			return file{}, bodyError(err)
+			return file{}, err
 		}
+		f.rest = body
 		if named {
 			return f, nil
 		}
+		data, err := io.ReadAll(io.LimitReader(part, o.Limit+1))
+		if err != nil {
+			return file{}, err
+		}
+		if f.from = bytes.NewReader(data); int64(len(data)) > o.Limit { // too long to look behind it
+			f.from = io.MultiReader(f.from, part)
+			return f, nil
+		}
+		f.expect = int64(len(data))
 		first = &f
 	}
 	return file{}, badRequest("no file among the first %d parts of the form", maxParts)
 }
 
-func readPart(part *multipart.Part, length int64, o UploadOptions) (f file, err error) {
-	f.form = true
+func openPart(part *multipart.Part, length int64, o UploadOptions) (f file, err error) {
+	f.form, f.from, f.expect = true, part, length
 	f.name = baseName(part.FileName())
 	if f.name == "" {
 		f.name = o.Name
@@ -145,16 +199,16 @@ func readPart(part *multipart.Part, length int64, o UploadOptions) (f file, err 
 	if f.mime == "" || f.mime == octetStream {
 		f.mime = typeOf(f.name, o.TypeName)
 	}
-	f.md5 = part.Header.Get("Content-Md5")
+	f.md5 = part.Header.Get(headerMD5)
 	f.gzip = part.Header.Get("Content-Encoding") == "gzip"
-	f.data, err = readUpTo(part, length, o.Limit)
+	f.sent, err = newChecks(http.Header(part.Header))
 	return f, err
 }
 
 // readUpTo reads all of r into one buffer, first made for expect bytes. More
 // than limit is volume.ErrTooLarge.
 func readUpTo(r io.Reader, expect, limit int64) ([]byte, error) {
-	buf := make([]byte, 0, max(512, min(expect, limit+1)))
+	buf := make([]byte, 0, max(512, min(expect+1, limit+1))) // one more, so that its end is seen without growing
 	for {
 		if len(buf) == cap(buf) {
 			buf = append(buf, 0)[:len(buf)]

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"time"
 
@@ -36,13 +37,14 @@ func NewBudget(bytes int64, wait time.Duration, m *Metrics) *Budget {
 // unknownFirst is how long a body without a length is taken to be at first.
 const unknownFirst = 64 << 10
 
-// Admit waits until the body of r has room; release gives it back. A body that does
-// not say its length takes more as it is read, and reading it fails when there is
-// none. Errors are volume.ErrBusy.
-func (b *Budget) Admit(r *http.Request) (release func(), err error) {
-	h := &holding{budget: b, ctx: r.Context()}
+// Admit waits until the body of r has room, of which at most so many bytes are in
+// memory at a time; release gives it back. A body that does not say its length takes
+// more as it is read, and reading it fails when there is none. Errors are
+// volume.ErrBusy.
+func (b *Budget) Admit(r *http.Request, most int64) (release func(), err error) {
+	h := &holding{budget: b, ctx: r.Context(), most: most}
 	if r.ContentLength >= 0 {
-		err = h.grow(needle.Footprint(r.ContentLength))
+		err = h.grow(needle.Footprint(min(r.ContentLength, most)))
 	} else {
 		h.body, h.covers = r.Body, unknownFirst
 		r.Body = h
@@ -63,6 +65,7 @@ type holding struct {
 	body   io.ReadCloser
 	read   int64
 	covers int64 // bytes of body for which there is room
+	most   int64 // bytes of body in memory at a time
 }
 
 // grow makes what is held n, or all of the budget if that is less.
@@ -90,10 +93,12 @@ func (h *holding) grow(n int64) error {
 // Read implements io.Reader: of the body, within what there is room for.
 func (h *holding) Read(p []byte) (int, error) {
 	for h.read >= h.covers {
-		if err := h.grow(footprintUnknown(2 * h.covers)); err != nil {
+		if err := h.grow(footprintUnknown(min(2*h.covers, h.most))); err != nil {
 			return 0, err
 		}
-		h.covers *= 2
+		if h.covers *= 2; h.covers >= h.most {
+			h.covers = math.MaxInt64
+		}
 	}
 	n, err := h.body.Read(p[:min(int64(len(p)), h.covers-h.read)])
 	h.read += int64(n)

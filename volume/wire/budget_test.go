@@ -47,7 +47,7 @@ func TestAnUploadTakesNoMoreThanItsFootprint(t *testing.T) {
 				r.ContentLength = -1
 			}
 			b := NewBudget(1<<40, time.Second, NewMetrics("test"))
-			release, err := b.Admit(r)
+			release, err := b.Admit(r, 64<<20)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -105,7 +105,7 @@ func TestABodyOfUnknownLengthTakesRoomAsItComes(t *testing.T) {
 		return r
 	}
 	r := request(3 * unknownFirst)
-	release, err := b.Admit(r)
+	release, err := b.Admit(r, 64<<20)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -113,7 +113,7 @@ func TestABodyOfUnknownLengthTakesRoomAsItComes(t *testing.T) {
 		t.Error("it took everything before it sent anything")
 	}
 	other := httptest.NewRequest(http.MethodPut, "/", strings.NewReader("small"))
-	small, err := b.Admit(other)
+	small, err := b.Admit(other, 64<<20)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -123,14 +123,14 @@ func TestABodyOfUnknownLengthTakesRoomAsItComes(t *testing.T) {
 	small()
 	release()
 	r = request(3 * unknownFirst)
-	if release, err = b.Admit(r); err != nil {
+	if release, err = b.Admit(r, 64<<20); err != nil {
 		t.Fatal(err)
 	}
 	up, err := ParseUpload(r, UploadOptions{Limit: 1 << 20}) // alone it may take all
 	if err != nil || up.Size != 3*unknownFirst {
 		t.Errorf("alone: %v", err)
 	}
-	if _, err := b.Admit(other); !errors.Is(err, volume.ErrBusy) {
+	if _, err := b.Admit(other, 64<<20); !errors.Is(err, volume.ErrBusy) {
 		t.Errorf("beside one that has all: %v", err)
 	}
 	release()

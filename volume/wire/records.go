@@ -102,4 +102,6 @@ type Stored struct {
 	ETag string `json:"eTag,omitempty"` // without quotes
 	Mime string `json:"mime,omitempty"`
 	MD5  string `json:"contentMd5,omitempty"` // base64, if the client sent one
+
+	Digest string `json:"digest,omitempty"` // of the content as it was sent, as in Content-Digest, if the client wants one; ours
 }

@@ -3,8 +3,6 @@ package wire
 import (
 	"bytes"
 	"compress/gzip"
-	"crypto/md5"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,6 +10,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -25,28 +24,34 @@ const (
 	maxPairs    = 65535 // bytes of pairs that a record holds; more are dropped
 	maxModified = 1<<40 - 1
 	pairPrefix  = "Seaweed-"
+	headerMD5   = "Content-Md5"
 	octetStream = "application/octet-stream"
 )
 
 // UploadOptions says how ParseUpload reads a body.
 type UploadOptions struct {
 	Limit    int64  // most bytes of the file, as sent and also unpacked if the client packed it
+	Total    int64  // most bytes of a file that is read in pieces; 0 if it is not
 	Name     string // name of the file if the body says none
 	TypeName string // its extension gives the type if neither the body nor the name does
 }
+
+// most is the most bytes of the file.
+func (o UploadOptions) most() int64 { return max(o.Limit, o.Total) }
 
 // Upload is one file that a client sent.
 type Upload struct {
 	Needle needle.Needle // all but key and cookie
 	Size   int64         // bytes of the content before any compression
 	MD5    string        // as sent in Content-MD5, and found right; "" if not sent
+	Digest string        // of the content as it was sent, if the client wants to know; "" if not
 }
 
 // Stored is the answer for an upload that was kept with the checksum sum.
 func (u *Upload) Stored(sum uint32) Stored {
 	return Stored{
 		Name: string(u.Needle.Name), Size: u.Size, ETag: ETag(sum),
-		Mime: string(u.Needle.Mime), MD5: u.MD5,
+		Mime: string(u.Needle.Mime), MD5: u.MD5, Digest: u.Digest,
 	}
 }
 
@@ -72,24 +77,45 @@ func AppendETag(b []byte, sum uint32) []byte {
 // Errors are volume.ErrBadRequest, ErrTooLarge and ErrDigest. Nothing of the
 // query is looked at but ts, ttl and cm.
 func ParseUpload(r *http.Request, o UploadOptions) (*Upload, error) {
+	in, err := OpenUpload(r, o)
+	if err != nil {
+		return nil, err
+	}
+	data, last, err := in.Next()
+	if err != nil {
+		return nil, err
+	}
+	if !last {
+		return nil, tooLarge(o.Limit)
+	}
+	return in.Whole(data)
+}
+
+// Incoming is an upload whose content is still to be read. It is used by one
+// goroutine.
+type Incoming struct {
+	o        UploadOptions
+	f        file
+	about    needle.Needle // what the request says of the file, without content
+	manifest bool          // the content is a chunk manifest
+	want     Digest        // "" for none
+	ahead    []byte        // one byte, read to see whether there is more
+	sha256   hash.Hash     // of the content, when it comes in pieces
+	sum      hash.Hash     // the same, by what the client wants
+	read     int64         // bytes of the content so far
+}
+
+// OpenUpload is ParseUpload without reading the content: see Next, Whole and Piece.
+func OpenUpload(r *http.Request, o UploadOptions) (*Incoming, error) {
 	q, err := Query(r)
 	if err != nil {
 		return nil, err
 	}
-	if err := CheckLength(r, o.Limit); err != nil {
+	if err := CheckLength(r, o.most()); err != nil {
 		return nil, err
 	}
-	var f file
-	if isForm(r) {
-		f, err = readForm(r, o)
-	} else {
-		f, err = readRaw(r, o)
-	}
-	if err != nil {
-		return nil, err
-	}
-	up := &Upload{Needle: needle.Needle{Data: f.data, Flags: needle.FlagModified}}
-	n := &up.Needle
+	in := &Incoming{o: o, about: needle.Needle{Flags: needle.FlagModified}}
+	n := &in.about
 	n.Modified = modified(q)
 	if n.TTL, err = volume.ParseTTL(q.Get("ttl")); err != nil {
 		return nil, badRequest("%v", err)
@@ -97,7 +123,104 @@ func ParseUpload(r *http.Request, o UploadOptions) (*Upload, error) {
 	if !n.TTL.IsZero() {
 		n.Flags |= needle.FlagTTL
 	}
-	if q != nil && isTrue(q.Get("cm")) {
+	in.manifest = q != nil && isTrue(q.Get("cm"))
+	in.want = WantedDigest(slices.Concat(r.Header[HeaderWantReprDigest], r.Header[HeaderWantContentDigest]))
+	if n.Pairs = pairs(r.Header); n.Pairs != nil {
+		n.Flags |= needle.FlagPairs
+	}
+	in.f, err = openFile(r, o)
+	return in, err
+}
+
+// Next reads the next UploadOptions.Limit bytes of the content, or all if there are
+// fewer; last says that no more follow. Every piece is in memory of its own.
+func (in *Incoming) Next() (data []byte, last bool, err error) {
+	from := io.MultiReader(bytes.NewReader(in.ahead), in.f.from)
+	in.ahead = nil
+	data, err = readUpTo(io.LimitReader(from, in.o.Limit), in.f.expect-in.read, in.o.Limit)
+	if err != nil {
+		return nil, false, bodyError(err)
+	}
+	in.read += int64(len(data))
+	if int64(len(data)) < in.o.Limit {
+		return data, true, nil
+	}
+	var one [1]byte
+	switch _, err := io.ReadFull(in.f.from, one[:]); err {
+	case nil:
+		in.ahead = []byte{one[0]}
+		return data, false, nil
+	case io.EOF:
+		return data, true, nil
+	default:
+		return nil, false, bodyError(err)
+	}
+}
+
+// Packed reports whether the client says that the content is gzip.
+func (in *Incoming) Packed() bool { return in.f.gzip }
+
+// Piece makes a file of its own of data, the next piece of the content.
+func (in *Incoming) Piece(data []byte) *needle.Needle {
+	if in.sha256 == nil {
+		in.sha256, in.sum = SHA256.New(), in.want.New()
+	}
+	in.sha256.Write(data)
+	if in.sum != nil {
+		in.sum.Write(data)
+	}
+	in.f.plain.Write(data)
+	n := &needle.Needle{Data: data, Modified: in.about.Modified, TTL: in.about.TTL, Flags: in.about.Flags &^ needle.FlagPairs}
+	if packed := compress(data, in.f.mime); packed != nil {
+		n.Data = packed
+		n.Flags |= needle.FlagGzip
+	}
+	return n
+}
+
+// Assembled makes the manifest of a content of which all pieces were read and stored
+// as chunks, if its digests are right.
+func (in *Incoming) Assembled(chunks []Chunk) (*Upload, error) {
+	if err := in.f.finish(); err != nil {
+		return nil, err
+	}
+	if err := in.f.plain.verify(); err != nil {
+		return nil, err
+	}
+	m := Manifest{Name: in.f.name, Mime: in.f.mime, Size: in.read, Chunks: chunks, SHA256: in.sha256.Sum(nil)}
+	data, err := json.Marshal(m)
+	if err != nil {
+		return nil, fmt.Errorf("encode chunk manifest: %w", err)
+	}
+	if len(data) > MaxManifest {
+		return nil, fmt.Errorf("%w: %d chunks do not fit a manifest; make them larger with maxMB", volume.ErrTooLarge, len(chunks))
+	}
+	up := &Upload{Needle: in.about, Size: in.read, MD5: in.f.md5}
+	n := &up.Needle
+	n.Data = data
+	n.Flags |= needle.FlagManifest
+	n.Name, n.Mime = label(n, needle.FlagName, in.f.name), label(n, needle.FlagMime, "")
+	if packed := compress(data, ""); packed != nil {
+		n.Data = packed
+		n.Flags |= needle.FlagGzip
+	}
+	if in.want != "" {
+		up.Digest = in.want.Format(in.sum.Sum(nil))
+	}
+	return up, nil
+}
+
+// Whole makes the upload of data, which is all of the content.
+func (in *Incoming) Whole(data []byte) (*Upload, error) {
+	f := in.f
+	f.data = data
+	if err := f.finish(); err != nil {
+		return nil, err
+	}
+	up := &Upload{Needle: in.about}
+	n := &up.Needle
+	n.Data = data
+	if in.manifest {
 		n.Flags |= needle.FlagManifest
 		if err := checkManifest(f); err != nil {
 			return nil, err
@@ -107,13 +230,12 @@ func ParseUpload(r *http.Request, o UploadOptions) (*Upload, error) {
 		}
 	}
 	n.Name, n.Mime = label(n, needle.FlagName, f.name), label(n, needle.FlagMime, f.mime)
-	if n.Pairs = pairs(r.Header); n.Pairs != nil {
-		n.Flags |= needle.FlagPairs
+	if in.want != "" {
+		sum := in.want.New()
+		sum.Write(data)
+		up.Digest = in.want.Format(sum.Sum(nil))
 	}
-	if md5 := r.Header.Get("Content-Md5"); md5 != "" {
-		f.md5 = md5
-	}
-	return up, up.pack(f, o.Limit)
+	return up, up.pack(f, in.o.Limit)
 }
 
 func isTrue(s string) bool {
@@ -131,34 +253,28 @@ func label(n *needle.Needle, flag needle.Flags, text string) []byte {
 	return []byte(text)
 }
 
-// pack checks the digest, finds the plain size, and compresses what is worth it.
+// pack finds the plain size, checks the digest of the plain content, and compresses
+// what is worth it.
 func (u *Upload) pack(f file, limit int64) error {
-	var digest hash.Hash
-	if f.md5 != "" {
-		digest = md5.New()
-	}
 	n := &u.Needle
 	u.Size, u.MD5 = int64(len(f.data)), f.md5
 	if f.gzip {
-		size, err := plainSize(f.data, limit, digest)
+		size, err := plainSize(f.data, limit, f.plain)
 		if errors.Is(err, volume.ErrTooLarge) {
 			return err
 		}
 		if f.gzip = err == nil; f.gzip {
 			u.Size = size
 			n.Flags |= needle.FlagGzip
-		} else if digest != nil { // it said gzip and is not: kept as plain bytes
-			digest.Reset()
+		} else { // it said gzip and is not: kept as plain bytes
+			f.plain.reset()
 		}
 	}
-	if digest != nil {
-		if !f.gzip {
-			digest.Write(f.data)
-		}
-		if got := base64.StdEncoding.EncodeToString(digest.Sum(nil)); got != f.md5 {
-			return fmt.Errorf("%w: Content-MD5 did not match md5 of file data expected [%.64s] received [%s] size %d",
-				volume.ErrDigest, f.md5, got, u.Size)
-		}
+	if !f.gzip {
+		f.plain.Write(f.data)
+	}
+	if err := f.plain.verify(); err != nil {
+		return err
 	}
 	if !f.gzip {
 		if packed := compress(f.data, f.mime); packed != nil {
@@ -170,11 +286,8 @@ func (u *Upload) pack(f file, limit int64) error {
 }
 
 // plainSize unpacks data, without keeping it, to see that it is whole and how
-// long. Its plain bytes go into digest unless that is nil.
+// long. Its plain bytes go into digest.
 func plainSize(data []byte, limit int64, digest io.Writer) (int64, error) {
-	if digest == nil {
-		digest = io.Discard
-	}
 	zr, err := gzip.NewReader(bytes.NewReader(data))
 	if err != nil {
 		return 0, err

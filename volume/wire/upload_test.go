@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"crypto/md5"
+	"crypto/sha256"
 	"encoding/base64"
 	"errors"
 	"io"
@@ -166,7 +167,16 @@ func TestUploadDigest(t *testing.T) {
 		sum := md5.Sum([]byte(s))
 		return base64.StdEncoding.EncodeToString(sum[:])
 	}
+	sha := func(s string) string {
+		sum := sha256.Sum256([]byte(s))
+		return "sha-256=:" + base64.StdEncoding.EncodeToString(sum[:]) + ":"
+	}
 	packed := pack(t, "plain text")
+	formWith := func(header, value string, r *http.Request) *http.Request {
+		r.Header.Set(header, value)
+		return r
+	}
+	const part = "Content-Disposition: form-data; filename=a\r\n"
 	for _, c := range []struct {
 		why string
 		r   *http.Request
@@ -179,10 +189,34 @@ func TestUploadDigest(t *testing.T) {
 		{"of what only claims to be packed", put("/", "data", "Content-Encoding", "gzip", "Content-MD5", digest("data")), true},
 		{"of a part", form("/", "Content-Disposition: form-data; filename=a\r\nContent-MD5: "+digest("data")+"\r\n\r\ndata"), true},
 		{"of another part", form("/", "Content-Disposition: form-data; filename=a\r\nContent-MD5: "+digest("datx")+"\r\n\r\ndata"), false},
+		{"the content's", put("/", "data", "Content-Digest", sha("data")), true},
+		{"another content's", put("/", "data", "Content-Digest", sha("datx")), false},
+		{"the representation's", put("/", "data", "Repr-Digest", sha("data")), true},
+		{"another representation's", put("/", "data", "Repr-Digest", sha("datx")), false},
+		{"one right, one wrong", put("/", "data", "Content-Digest", sha("data")+", sha-512=:"+strings.Repeat("A", 86)+"==:"), false},
+		{"one that is not known", put("/", "data", "Content-Digest", "crc32c=:AAAA:;a=1"), true},
+		{"the content's, which is packed", put("/", packed, "Content-Encoding", "gzip", "Content-Digest", sha(packed)), true},
+		{"of the plain bytes of a packed content", put("/", packed, "Content-Encoding", "gzip", "Content-Digest", sha("plain text")), false},
+		{"a part's", form("/", part+"Content-Digest: "+sha("data")+"\r\n\r\ndata"), true},
+		{"another part's", form("/", part+"Repr-Digest: "+sha("datx")+"\r\n\r\ndata"), false},
+		{"the whole form's", formWith("Content-Digest", sha("--b\r\n"+part+"\r\ndata\r\n--b--\r\n"), form("/", part+"\r\ndata")), true},
+		{"another form's", formWith("Content-Digest", sha("data"), form("/", part+"\r\ndata")), false},
 	} {
 		_, err := wire.ParseUpload(c.r, wire.UploadOptions{Limit: 1000})
 		if (err == nil) != c.ok || !c.ok && !errors.Is(err, volume.ErrDigest) {
 			t.Errorf("%s: %v", c.why, err)
+		}
+	}
+}
+
+func TestDigestsThatMakeNoSense(t *testing.T) {
+	t.Parallel()
+	for _, c := range [][2]string{
+		{"Content-MD5", "x"}, {"Content-MD5", "AAAA"}, {"Content-Digest", "sha-256"}, {"Content-Digest", "sha-256=AAAA"}, {"Repr-Digest", "sha-256=:AAAA:"},
+		{"Content-Digest", "sha-256=:" + strings.Repeat("!", 44) + ":"}, {"Repr-Digest", "sha-512=::"}, {"Content-Digest", "sha-256=:" + strings.Repeat("A", 43) + "="},
+	} {
+		if _, err := wire.ParseUpload(put("/", "data", c[0], c[1]), wire.UploadOptions{Limit: 100}); !errors.Is(err, volume.ErrBadRequest) {
+			t.Errorf("%s: %s: %v", c[0], c[1], err)
 		}
 	}
 }
