@@ -61,21 +61,21 @@ func (d *Daemon) volumes() master.Volumes {
 // Put implements master.Volumes.
 func (v volumes) Put(ctx context.Context, node volume.Node, id volume.FileID, n *needle.Needle, createOnly bool) (volume.PutResult, error) {
 	if node.ID != v.self {
-		return v.remote.Put(ctx, node, id, n, createOnly)
+		return v.remote.Put(ctx, node, id, n, createOnly, 0)
 	}
 	if v.local == nil {
 		return volume.PutResult{}, fmt.Errorf("%w: node %s has no volume role any more", volume.ErrNoVolume, node.ID)
 	}
-	return v.local.PutHere(ctx, id, n, createOnly)
+	return v.local.PutHere(ctx, id, n, createOnly, 0)
 }
 
 // Delete implements master.Volumes.
 func (v volumes) Delete(ctx context.Context, node volume.Node, id volume.FileID) (int64, error) {
 	if node.ID != v.self {
-		return v.remote.Delete(ctx, node, id)
+		return v.remote.Delete(ctx, node, id, 0)
 	}
 	if v.local == nil {
 		return 0, fmt.Errorf("%w: node %s has no volume role any more", volume.ErrNoVolume, node.ID)
 	}
-	return v.local.DeleteHere(ctx, id)
+	return v.local.DeleteHere(ctx, id, 0)
 }

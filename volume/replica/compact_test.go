@@ -24,7 +24,7 @@ func litter(t *testing.T, a *node) map[volume.Key]string {
 			a.mustWrite(t, k, left[k])
 		}
 		if k%4 == 3 {
-			if _, err := a.Delete(context.Background(), k, 7); err != nil {
+			if _, err := a.Delete(context.Background(), k, 7, 0); err != nil {
 				t.Fatal(err)
 			}
 			delete(left, k)

@@ -410,7 +410,7 @@ func contents(t *testing.T, l *hooked) []byte {
 func (n *node) write(key volume.Key, data string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	_, err := n.Put(ctx, &needle.Needle{Key: key, Cookie: 7, Data: []byte(data)}, false)
+	_, err := n.Put(ctx, &needle.Needle{Key: key, Cookie: 7, Data: []byte(data)}, false, 0)
 	return err
 }
 

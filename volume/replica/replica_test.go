@@ -75,7 +75,7 @@ func BenchmarkPut(b *testing.B) {
 				b.RunParallel(func(pb *testing.PB) {
 					for pb.Next() {
 						n := &needle.Needle{Key: volume.Key(key.Add(1)), Cookie: 7, Data: data}
-						if _, err := r.Put(context.Background(), n, true); err != nil {
+						if _, err := r.Put(context.Background(), n, true, 0); err != nil {
 							b.Error(err)
 							return
 						}
@@ -88,7 +88,7 @@ func BenchmarkPut(b *testing.B) {
 
 func BenchmarkGet(b *testing.B) {
 	r := alone(b, store.SyncOS)
-	if _, err := r.Put(context.Background(), file(1, string(make([]byte, 1024))), true); err != nil {
+	if _, err := r.Put(context.Background(), file(1, string(make([]byte, 1024))), true, 0); err != nil {
 		b.Fatal(err)
 	}
 	b.ReportAllocs()

@@ -26,19 +26,19 @@ func TestAFileIsWrittenReadOverwrittenAndDeleted(t *testing.T) {
 	a.mustWrite(t, 1, "two")
 	a.mustRead(t, 1, "two")
 	c.at("b").mustRead(t, 1, "two")
-	if _, err := a.Put(ctx, &needle.Needle{Key: 1, Cookie: 8, Data: []byte("x")}, false); !errors.Is(err, volume.ErrCookie) {
+	if _, err := a.Put(ctx, &needle.Needle{Key: 1, Cookie: 8, Data: []byte("x")}, false, 0); !errors.Is(err, volume.ErrCookie) {
 		t.Errorf("another cookie: %v", err)
 	}
-	if _, err := a.Put(ctx, &needle.Needle{Key: 1, Cookie: 7, Data: []byte("x")}, true); !errors.Is(err, volume.ErrExists) {
+	if _, err := a.Put(ctx, &needle.Needle{Key: 1, Cookie: 7, Data: []byte("x")}, true, 0); !errors.Is(err, volume.ErrExists) {
 		t.Errorf("create-only over other bytes: %v", err)
 	}
-	if _, err := a.Delete(ctx, 1, 8); !errors.Is(err, volume.ErrCookie) {
+	if _, err := a.Delete(ctx, 1, 8, 0); !errors.Is(err, volume.ErrCookie) {
 		t.Errorf("delete with another cookie: %v", err)
 	}
-	if _, err := a.Delete(ctx, 1, 7); err != nil {
+	if _, err := a.Delete(ctx, 1, 7, 0); err != nil {
 		t.Errorf("delete: %v", err)
 	}
-	if _, err := a.Delete(ctx, 1, 7); !errors.Is(err, volume.ErrNotFound) {
+	if _, err := a.Delete(ctx, 1, 7, 0); !errors.Is(err, volume.ErrNotFound) {
 		t.Errorf("delete twice: %v", err)
 	}
 	for _, n := range []*node{a, c.at("b")} {
@@ -46,17 +46,61 @@ func TestAFileIsWrittenReadOverwrittenAndDeleted(t *testing.T) {
 			t.Errorf("read on %s after delete: %v", n.id, err)
 		}
 	}
-	if _, err := c.at("b").Put(ctx, file(2, "x"), false); !errors.Is(err, volume.ErrNotPrimary) {
+	if _, err := c.at("b").Put(ctx, file(2, "x"), false, 0); !errors.Is(err, volume.ErrNotPrimary) {
 		t.Errorf("write at a follower: %v", err)
 	}
 	c.identical("a", "b")
+}
+
+// A write is repeated in the next epoch, its first attempt having no known outcome.
+// What was changed since then was changed while it was under way, and stays.
+func TestAWriteIsRepeatedInTheNextEpoch(t *testing.T) {
+	t.Parallel()
+	c := start(t, volume.Spec{}, "a", "b")
+	a, ctx := c.at("a"), context.Background()
+	for key := volume.Key(1); key <= 5; key++ {
+		a.mustWrite(t, key, "before")
+	}
+	before := c.now().Epoch
+	c.promote("b")
+	b := c.at("b")
+	b.mustWrite(t, 2, "by another")
+	if _, err := b.Delete(ctx, 3, 7, 0); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []struct {
+		key  volume.Key
+		text string // afterwards
+	}{{1, "mine"}, {2, "by another"}, {4, "mine"}, {4, "mine"}, {6, "mine"}} {
+		res, err := b.Put(ctx, file(want.key, "mine"), false, before)
+		if err != nil || res.Size != 4 || res.Checksum != needle.Checksum([]byte("mine")) {
+			t.Errorf("file %d: %+v, %v", want.key, res, err)
+		}
+		if got, err := b.read(want.key); got != want.text || err != nil {
+			t.Errorf("file %d: %q, %v; want %q", want.key, got, err, want.text)
+		}
+	}
+	if _, err := b.Put(ctx, file(3, "mine"), false, before); !errors.Is(err, volume.ErrOutcomeUnknown) {
+		t.Errorf("over a file that was deleted, before or meanwhile: %v", err)
+	}
+	if _, err := b.Put(ctx, file(5, "mine"), true, before); !errors.Is(err, volume.ErrExists) {
+		t.Errorf("create-only over other bytes: %v", err)
+	}
+	for key, there := range map[volume.Key]bool{2: true, 5: false} {
+		if _, err := b.Delete(ctx, key, 7, before); err != nil {
+			t.Errorf("delete %d: %v", key, err)
+		}
+		if _, err := b.read(key); there != (err == nil) {
+			t.Errorf("file %d after a repeated delete: %v", key, err)
+		}
+	}
 }
 
 func TestTheSameFileAgainIsUnchanged(t *testing.T) {
 	t.Parallel()
 	put := func(n *node, f *needle.Needle) volume.PutResult {
 		t.Helper()
-		res, err := n.Put(context.Background(), f, false)
+		res, err := n.Put(context.Background(), f, false, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -362,7 +406,7 @@ func TestAFailedSyncEndsTheCopyAndNotTheVolume(t *testing.T) {
 	if err := a.write(2, "two"); !errors.Is(err, volume.ErrOutcomeUnknown) {
 		t.Errorf("the write that met the failure: %v", err)
 	}
-	if _, err := a.Put(context.Background(), file(3, "x"), false); err == nil {
+	if _, err := a.Put(context.Background(), file(3, "x"), false, 0); err == nil {
 		t.Error("a failed copy takes a write")
 	}
 	if rep := a.Report(); rep.State != volume.CopyFailed {
@@ -475,7 +519,7 @@ func TestACallerThatLeftOwnsItsNeedle(t *testing.T) {
 			ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
 			defer cancel()
 			n := &needle.Needle{Key: volume.Key(w), Cookie: 7, Data: make([]byte, 1000)}
-			if _, err := a.Put(ctx, n, false); !errors.Is(err, volume.ErrUnavailable) && !errors.Is(err, volume.ErrOutcomeUnknown) {
+			if _, err := a.Put(ctx, n, false, 0); !errors.Is(err, volume.ErrUnavailable) && !errors.Is(err, volume.ErrOutcomeUnknown) {
 				t.Errorf("put: %v", err)
 			}
 			*n = needle.Needle{Key: 1, Data: n.Data[:10]}

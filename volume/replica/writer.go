@@ -21,7 +21,8 @@ type op struct {
 	length     int64 // of the record that it may append
 	del        bool
 	createOnly bool
-	done       chan result // one result, buffered
+	after      volume.Epoch // 0, or see Put
+	done       chan result  // one result, buffered
 
 	// taken is set by whoever is first, the writer or a caller that gives up.
 	// Only that one may touch n, and it drops n when it is done with it: an op
@@ -62,24 +63,30 @@ func (o *op) refuse(err error) { o.res, o.refused = result{err: err}, true }
 // volume.ErrExists. A key that is there, or was, with another cookie is
 // volume.ErrCookie. *volume.NotPrimaryError and volume.ErrUnavailable mean that
 // nothing was done; volume.ErrOutcomeUnknown that it may have been.
-func (r *Replica) Put(ctx context.Context, n *needle.Needle, createOnly bool) (volume.PutResult, error) {
+//
+// after repeats a write: an attempt in that epoch, which is over, has an unknown
+// outcome; 0 is none. What is in the log by that attempt lies before the next
+// epoch. So a change of the file in a later epoch was made while the write was under
+// way, and may count as made after it: then the write is done, and the change,
+// which somebody may have been told of, stays.
+func (r *Replica) Put(ctx context.Context, n *needle.Needle, createOnly bool, after volume.Epoch) (volume.PutResult, error) {
 	if size := n.BodySize(needle.V3); size > math.MaxInt32 {
 		return volume.PutResult{}, fmt.Errorf("%w: a record of %d bytes", volume.ErrTooLarge, size)
 	}
 	res := r.hold(ctx, func() *op {
 		o := newOp(n)
-		o.createOnly = createOnly
+		o.createOnly, o.after = createOnly, after
 		return o
 	})
 	return res.put, res.err
 }
 
-// Delete deletes key and answers the size of the record's body. Errors are as
-// for Put, and volume.ErrNotFound.
-func (r *Replica) Delete(ctx context.Context, key volume.Key, cookie volume.Cookie) (size int64, err error) {
+// Delete deletes key and answers the size of the record's body. Errors and after
+// are as for Put, and volume.ErrNotFound.
+func (r *Replica) Delete(ctx context.Context, key volume.Key, cookie volume.Cookie, after volume.Epoch) (size int64, err error) {
 	res := r.hold(ctx, func() *op {
 		o := newOp(&needle.Needle{Key: key, Cookie: cookie, Tombstone: true})
-		o.del = true
+		o.del, o.after = true, after
 		return o
 	})
 	return res.size, res.err
@@ -337,13 +344,39 @@ func (r *Replica) decide(o *op, now time.Time) (appends bool) {
 		return !o.del
 	}
 	o.need = row.End()
-	if o.del {
-		return r.decideDelete(o, row, now)
+	later, err := r.changedAfter(o.after, row)
+	if err != nil {
+		o.res.err = err
+		return false
 	}
-	return r.decidePut(o, row)
+	if o.del {
+		return r.decideDelete(o, row, later, now)
+	}
+	return r.decidePut(o, row, later)
 }
 
-func (r *Replica) decidePut(o *op, row store.Row) (appends bool) {
+// changedAfter reports whether row was appended in an epoch later than after. Of
+// the files of a new generation that cannot be told if several epochs have passed
+// before it.
+func (r *Replica) changedAfter(after volume.Epoch, row store.Row) (bool, error) {
+	if after == 0 {
+		return false, nil
+	}
+	r.mu.Lock()
+	epochs := r.core.Epochs()
+	r.mu.Unlock()
+	for _, e := range epochs { // their starts need not rise
+		if e.Epoch > after && row.Offset >= e.Start {
+			return true, nil
+		}
+	}
+	if len(epochs) > 0 && epochs[0].Epoch > after+1 {
+		return false, fmt.Errorf("%w: volume %d was compacted meanwhile", volume.ErrOutcomeUnknown, r.opts.Volume)
+	}
+	return false, nil
+}
+
+func (r *Replica) decidePut(o *op, row store.Row, later bool) (appends bool) {
 	h, err := r.opts.Log.ReadHeader(row)
 	if err != nil {
 		o.res.err = err
@@ -355,10 +388,16 @@ func (r *Replica) decidePut(o *op, row store.Row) (appends bool) {
 	}
 	same := row.Size >= 0 && r.same(o, row)
 	switch {
+	case o.after != 0 && row.Deleted() && !row.Pending:
+		// When it was deleted is not kept. Before the first attempt: then the write is
+		// to be done; or after it: then the file must not come back.
+		o.res.err = fmt.Errorf("%w: file %d has been deleted, before the write or meanwhile", volume.ErrOutcomeUnknown, o.n.Key)
 	case o.createOnly && !same:
 		o.res.err = fmt.Errorf("%w: file %d", volume.ErrExists, o.n.Key)
-	case same && (o.createOnly || r.opts.Log.Spec().TTL.IsZero() && o.n.TTL.IsZero() && len(o.n.Data) > 0):
+	case same && (o.createOnly || o.after != 0 || r.opts.Log.Spec().TTL.IsZero() && o.n.TTL.IsZero() && len(o.n.Data) > 0):
 		o.res.put = volume.PutResult{Unchanged: true, Checksum: needle.Checksum(o.n.Data), Size: int64(len(o.n.Data))}
+	case later:
+		o.res.put = volume.PutResult{Checksum: needle.Checksum(o.n.Data), Size: int64(len(o.n.Data))}
 	default:
 		return true
 	}
@@ -377,7 +416,7 @@ func (r *Replica) same(o *op, row store.Row) bool {
 		bytes.Equal(old.Name, o.n.Name) && bytes.Equal(old.Mime, o.n.Mime) && bytes.Equal(old.Pairs, o.n.Pairs)
 }
 
-func (r *Replica) decideDelete(o *op, row store.Row, now time.Time) (appends bool) {
+func (r *Replica) decideDelete(o *op, row store.Row, later bool, now time.Time) (appends bool) {
 	notFound := fmt.Errorf("%w: file %d", volume.ErrNotFound, o.n.Key)
 	if row.Size < 0 {
 		o.res.err = notFound
@@ -393,6 +432,9 @@ func (r *Replica) decideDelete(o *op, row store.Row, now time.Time) (appends boo
 		return false
 	}
 	o.res.size = int64(h.Size)
+	if later {
+		return false
+	}
 	old, err := r.opts.Log.Read(row)
 	if err != nil { // corrupt, yet it can go
 		return true

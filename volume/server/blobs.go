@@ -15,13 +15,11 @@ import (
 // returned. volume.ErrOutcomeUnknown means that it may have been stored.
 func (s *Server) Put(ctx context.Context, id volume.FileID, n *needle.Needle, createOnly bool) (res volume.PutResult, err error) {
 	n.Key, n.Cookie = id.Key, id.Cookie
-	err = s.write(ctx, id.Volume, func(ctx context.Context, t target, again bool) (err error) {
-		// A repeated write is applied only if the key is absent or holds the
-		// same bytes.
+	err = s.write(ctx, id.Volume, func(ctx context.Context, t target, after volume.Epoch) (err error) {
 		if t.local != nil {
-			res, err = s.put(ctx, t.local, n, createOnly || again)
+			res, err = s.put(ctx, t.local, n, createOnly, after)
 		} else {
-			res, err = s.opts.Remote.Put(ctx, t.node, id, n, createOnly || again)
+			res, err = s.opts.Remote.Put(ctx, t.node, id, n, createOnly, after)
 		}
 		return err
 	})
@@ -35,13 +33,13 @@ func (s *Server) Put(ctx context.Context, id volume.FileID, n *needle.Needle, cr
 // The time of the tombstone is the primary's; modified is not kept, as the
 // format has no place for it in a record without data.
 func (s *Server) Delete(ctx context.Context, id volume.FileID, modified uint64) (size int64, err error) {
-	err = s.write(ctx, id.Volume, func(ctx context.Context, t target, again bool) (err error) {
+	err = s.write(ctx, id.Volume, func(ctx context.Context, t target, after volume.Epoch) (err error) {
 		if t.local != nil {
-			size, err = s.deleteIn(ctx, t.local, id)
+			size, err = s.deleteIn(ctx, t.local, id, after)
 		} else {
-			size, err = s.opts.Remote.Delete(ctx, t.node, id)
+			size, err = s.opts.Remote.Delete(ctx, t.node, id, after)
 		}
-		if again && errors.Is(err, volume.ErrNotFound) {
+		if after != 0 && errors.Is(err, volume.ErrNotFound) {
 			return nil
 		}
 		return err

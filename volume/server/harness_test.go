@@ -201,12 +201,12 @@ func (r counting) Dial(ctx context.Context, n volume.Node) (replica.Link, error)
 }
 
 // Put implements server.Remote.
-func (r counting) Put(ctx context.Context, n volume.Node, id volume.FileID, f *needle.Needle, createOnly bool) (volume.PutResult, error) {
+func (r counting) Put(ctx context.Context, n volume.Node, id volume.FileID, f *needle.Needle, createOnly bool, after volume.Epoch) (volume.PutResult, error) {
 	if r.c.frozen.Load() == n.ID {
 		<-ctx.Done()
 		return volume.PutResult{}, fmt.Errorf("%w: frozen", volume.ErrOutcomeUnknown)
 	}
-	return r.Client.Put(ctx, n, id, f, createOnly)
+	return r.Client.Put(ctx, n, id, f, createOnly, after)
 }
 
 type countingLink struct {

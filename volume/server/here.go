@@ -32,38 +32,38 @@ func (s *Server) Follow(ctx context.Context, id volume.ID, link replica.Link) er
 }
 
 // PutHere stores n if a copy on this node leads.
-func (s *Server) PutHere(ctx context.Context, id volume.FileID, n *needle.Needle, createOnly bool) (volume.PutResult, error) {
+func (s *Server) PutHere(ctx context.Context, id volume.FileID, n *needle.Needle, createOnly bool, after volume.Epoch) (volume.PutResult, error) {
 	r, err := s.here(id.Volume)
 	if err != nil {
 		return volume.PutResult{}, err
 	}
-	return s.put(ctx, r, n, createOnly)
+	return s.put(ctx, r, n, createOnly, after)
 }
 
 // DeleteHere deletes a file if a copy on this node leads.
-func (s *Server) DeleteHere(ctx context.Context, id volume.FileID) (size int64, err error) {
+func (s *Server) DeleteHere(ctx context.Context, id volume.FileID, after volume.Epoch) (size int64, err error) {
 	r, err := s.here(id.Volume)
 	if err != nil {
 		return 0, err
 	}
-	return s.deleteIn(ctx, r, id)
+	return s.deleteIn(ctx, r, id, after)
 }
 
 // put and deleteIn write to a copy of this node.
-func (s *Server) put(ctx context.Context, r *replica.Replica, n *needle.Needle, createOnly bool) (volume.PutResult, error) {
+func (s *Server) put(ctx context.Context, r *replica.Replica, n *needle.Needle, createOnly bool, after volume.Epoch) (volume.PutResult, error) {
 	reach := s.reach(r.Entry().Volume)
 	if err := cmp.Or(closedByHand(r), reach.Fenced, reach.Scarce); err != nil {
 		return volume.PutResult{}, err
 	}
-	res, err := r.Put(ctx, n, createOnly)
+	res, err := r.Put(ctx, n, createOnly, after)
 	return res, replaceable(r, err)
 }
 
-func (s *Server) deleteIn(ctx context.Context, r *replica.Replica, id volume.FileID) (size int64, err error) {
+func (s *Server) deleteIn(ctx context.Context, r *replica.Replica, id volume.FileID, after volume.Epoch) (size int64, err error) {
 	if err := cmp.Or(closedByHand(r), s.reach(id.Volume).Fenced); err != nil {
 		return 0, err
 	}
-	size, err = r.Delete(ctx, id.Key, id.Cookie)
+	size, err = r.Delete(ctx, id.Key, id.Cookie, after)
 	return size, replaceable(r, err)
 }
 

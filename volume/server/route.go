@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -118,9 +119,9 @@ func (r *routes) put(now route) route {
 }
 
 // attempt is one try of a write at a target. It is repeated only when the try
-// before it did nothing, or, with again, when the outcome of that is unknown and
-// another epoch has begun since.
-type attempt func(ctx context.Context, t target, again bool) error
+// before it did nothing, or, with after, when the outcome of one in the epoch after
+// is unknown and another has begun since.
+type attempt func(ctx context.Context, t target, after volume.Epoch) error
 
 // write makes attempts until one succeeds or is refused for good, for as long as
 // requests are held. After an attempt whose outcome is unknown it waits for a
@@ -130,16 +131,17 @@ func (s *Server) write(ctx context.Context, id volume.ID, do attempt) error {
 	ctx, cancel := context.WithTimeout(ctx, s.opts.Hold)
 	defer cancel()
 	var unknown, last error
-	var unknownIn volume.Epoch
+	var after, unknownIn volume.Epoch // of the first and the last attempt with an unknown outcome
 	fresh := false
 	for wait := holdFirst; ; {
 		t, err := s.target(ctx, id, fresh)
 		if err == nil && (unknown == nil || t.entry.Epoch > unknownIn) {
-			if err = s.try(ctx, t, unknown != nil, do); err == nil {
+			if err = s.try(ctx, t, after, do); err == nil {
 				return nil
 			}
 			if errors.Is(err, volume.ErrOutcomeUnknown) {
 				unknown, unknownIn = err, t.entry.Epoch
+				after = cmp.Or(after, unknownIn)
 			}
 		}
 		if err != nil && !again(err) && unknown == nil {
@@ -200,9 +202,9 @@ func (s *Server) pause(ctx context.Context, id volume.ID, wait *time.Duration) b
 
 // try makes one attempt. One at another node is given up when that is no longer
 // the primary: a frozen process keeps its sockets open.
-func (s *Server) try(ctx context.Context, t target, again bool, do attempt) error {
+func (s *Server) try(ctx context.Context, t target, after volume.Epoch, do attempt) error {
 	if t.local != nil {
-		return do(ctx, t, again)
+		return do(ctx, t, after)
 	}
 	s.metrics.forwards.Inc()
 	ctx, cancel := context.WithCancel(ctx)
@@ -218,7 +220,7 @@ func (s *Server) try(ctx context.Context, t target, again bool, do attempt) erro
 			<-done
 		}
 	}()
-	err := do(ctx, t, again)
+	err := do(ctx, t, after)
 	if errors.Is(err, volume.ErrNoVolume) {
 		return fmt.Errorf("%w: %w", errElsewhere, err)
 	}

@@ -66,10 +66,11 @@ type Peers interface {
 }
 
 // Remote calls other volume servers. An error of Put or Delete that is not
-// volume.ErrOutcomeUnknown says that nothing was done.
+// volume.ErrOutcomeUnknown says that nothing was done; after is as for
+// replica.Replica.
 type Remote interface {
-	Put(ctx context.Context, node volume.Node, id volume.FileID, n *needle.Needle, createOnly bool) (volume.PutResult, error)
-	Delete(ctx context.Context, node volume.Node, id volume.FileID) (size int64, err error)
+	Put(ctx context.Context, node volume.Node, id volume.FileID, n *needle.Needle, createOnly bool, after volume.Epoch) (volume.PutResult, error)
+	Delete(ctx context.Context, node volume.Node, id volume.FileID, after volume.Epoch) (size int64, err error)
 	Confirm(ctx context.Context, node volume.Node, id volume.ID, epoch volume.Epoch, from volume.Holder) (committed int64, err error)
 	Verify(ctx context.Context, node volume.Node, id volume.ID, copy volume.CopyID, at int64) (Verification, error)
 	// Fetch reads one whole record of a copy, see FetchHere.

@@ -505,16 +505,23 @@ func TestAWriteToAFrozenPrimaryIsRepeatedAtTheNext(t *testing.T) {
 	if _, err := c.node("c").Put(short, id, file(id, "x"), false); !errors.Is(err, volume.ErrOutcomeUnknown) {
 		t.Errorf("put that got no answer: %v", err)
 	}
-	done := make(chan error, 1)
-	go func() {
-		_, err := c.node("c").Put(context.Background(), id, file(id, "x"), false)
-		done <- err
-	}()
+	over := fileID(1, 2)
+	c.node("a").mustPut(t, over, "stored before a froze")
+	done := make(chan error, 2)
+	for _, id := range []volume.FileID{id, over} {
+		go func() {
+			_, err := c.node("c").Put(context.Background(), id, file(id, "x"), false)
+			done <- err
+		}()
+	}
 	c.master.change(1, func(e *volume.Entry) { e.Primary = "b" })
-	if err := <-done; err != nil {
-		t.Errorf("put at a frozen primary while another takes over: %v", err)
+	for range cap(done) {
+		if err := <-done; err != nil {
+			t.Errorf("put at a frozen primary while another takes over: %v", err)
+		}
 	}
 	c.wantFile("b", id, "x")
+	c.wantFile("b", over, "x")
 }
 
 func TestACorruptFileIsReadElsewhere(t *testing.T) {

@@ -42,9 +42,9 @@ func NewClient(conns Conns, firstAnswer time.Duration) *Client {
 
 // Put has node write n, if it leads the volume. An error that is not
 // volume.ErrOutcomeUnknown says that nothing was written.
-func (c *Client) Put(ctx context.Context, node volume.Node, id volume.FileID, n *needle.Needle, createOnly bool) (volume.PutResult, error) {
+func (c *Client) Put(ctx context.Context, node volume.Node, id volume.FileID, n *needle.Needle, createOnly bool, after volume.Epoch) (volume.PutResult, error) {
 	h := &writeHeader{
-		Volume: id.Volume, Key: id.Key, Cookie: id.Cookie, CreateOnly: createOnly, Flags: n.Flags, Name: n.Name, Mime: n.Mime,
+		Volume: id.Volume, Key: id.Key, Cookie: id.Cookie, CreateOnly: createOnly, After: after, Flags: n.Flags, Name: n.Name, Mime: n.Mime,
 		Pairs: n.Pairs, Modified: n.Modified, TTL: n.TTL, Size: int64(len(n.Data)),
 	}
 	a, err := c.write(ctx, node, h, n.Data)
@@ -53,8 +53,8 @@ func (c *Client) Put(ctx context.Context, node volume.Node, id volume.FileID, n 
 
 // Delete has node delete a file, if it leads the volume. An error that is not
 // volume.ErrOutcomeUnknown says that nothing was deleted.
-func (c *Client) Delete(ctx context.Context, node volume.Node, id volume.FileID) (size int64, err error) {
-	h := &writeHeader{Volume: id.Volume, Key: id.Key, Cookie: id.Cookie, Delete: true}
+func (c *Client) Delete(ctx context.Context, node volume.Node, id volume.FileID, after volume.Epoch) (size int64, err error) {
+	h := &writeHeader{Volume: id.Volume, Key: id.Key, Cookie: id.Cookie, Delete: true, After: after}
 	a, err := c.write(ctx, node, h, nil)
 	return a.Deleted, err
 }

@@ -25,8 +25,8 @@ type Node interface {
 	Follow(ctx context.Context, id volume.ID, link replica.Link) error
 	// PutHere and DeleteHere write if a copy on this node leads; else
 	// *volume.NotPrimaryError, or volume.ErrNoVolume without a copy.
-	PutHere(ctx context.Context, id volume.FileID, n *needle.Needle, createOnly bool) (volume.PutResult, error)
-	DeleteHere(ctx context.Context, id volume.FileID) (size int64, err error)
+	PutHere(ctx context.Context, id volume.FileID, n *needle.Needle, createOnly bool, after volume.Epoch) (volume.PutResult, error)
+	DeleteHere(ctx context.Context, id volume.FileID, after volume.Epoch) (size int64, err error)
 	// ConfirmHere answers the committed length of epoch if a copy on this node
 	// leads in it, having made sure that it still does.
 	ConfirmHere(ctx context.Context, id volume.ID, epoch volume.Epoch, from volume.Holder) (committed int64, err error)
@@ -152,7 +152,7 @@ func (s *nodeService) write(stream grpc.BidiStreamingServer[writeFrame, writeAns
 	}
 	defer s.room.Release(held)
 	if h.Delete {
-		size, err := s.node.DeleteHere(ctx, h.id())
+		size, err := s.node.DeleteHere(ctx, h.id(), h.After)
 		if err != nil {
 			return err
 		}
@@ -162,7 +162,7 @@ func (s *nodeService) write(stream grpc.BidiStreamingServer[writeFrame, writeAns
 	if n.Data, err = readData(stream, h.Size, first.Data); err != nil {
 		return err
 	}
-	res, err := s.node.PutHere(ctx, h.id(), n, h.CreateOnly)
+	res, err := s.node.PutHere(ctx, h.id(), n, h.CreateOnly, h.After)
 	if err != nil {
 		return err
 	}

@@ -25,16 +25,16 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // fakeNode answers what the test says.
 type fakeNode struct {
-	put     func(ctx context.Context, id volume.FileID, n *needle.Needle, createOnly bool) (volume.PutResult, error)
+	put     func(ctx context.Context, id volume.FileID, n *needle.Needle, createOnly bool, after volume.Epoch) (volume.PutResult, error)
 	confirm func(ctx context.Context) (int64, error)
 	follow  func(ctx context.Context, id volume.ID, link replica.Link) error
 }
 
-func (f fakeNode) PutHere(ctx context.Context, id volume.FileID, n *needle.Needle, createOnly bool) (volume.PutResult, error) {
-	return f.put(ctx, id, n, createOnly)
+func (f fakeNode) PutHere(ctx context.Context, id volume.FileID, n *needle.Needle, createOnly bool, after volume.Epoch) (volume.PutResult, error) {
+	return f.put(ctx, id, n, createOnly, after)
 }
 
-func (f fakeNode) DeleteHere(_ context.Context, id volume.FileID) (int64, error) {
+func (f fakeNode) DeleteHere(_ context.Context, id volume.FileID, _ volume.Epoch) (int64, error) {
 	if id.Key == 404 {
 		return 0, volume.ErrNotFound
 	}
@@ -143,8 +143,9 @@ func TestPutCarriesTheWholeNeedle(t *testing.T) {
 	t.Parallel()
 	var got *needle.Needle
 	var onlyNew, hasDeadline bool
-	c, _ := dial(t, fakeNode{put: func(ctx context.Context, id volume.FileID, n *needle.Needle, createOnly bool) (volume.PutResult, error) {
-		got, onlyNew = n, createOnly
+	var from volume.Epoch
+	c, _ := dial(t, fakeNode{put: func(ctx context.Context, id volume.FileID, n *needle.Needle, createOnly bool, after volume.Epoch) (volume.PutResult, error) {
+		got, onlyNew, from = n, createOnly, after
 		_, hasDeadline = ctx.Deadline()
 		return volume.PutResult{Unchanged: true, Checksum: 5, Size: int64(len(n.Data))}, nil
 	}}, Limits{}, 0)
@@ -155,12 +156,12 @@ func TestPutCarriesTheWholeNeedle(t *testing.T) {
 			Key: 7, Cookie: 9, Flags: needle.FlagName | needle.FlagMime, Data: bytes.Repeat([]byte("abc"), size)[:size], Name: []byte("a.txt"),
 			Mime: []byte("text/plain"), Pairs: []byte(`{"A":"b"}`), Modified: 1700000000, TTL: volume.TTL{Count: 3, Unit: 2},
 		}
-		res, err := c.Put(ctx, peer, volume.FileID{Volume: 1, Key: 7, Cookie: 9}, want, true)
+		res, err := c.Put(ctx, peer, volume.FileID{Volume: 1, Key: 7, Cookie: 9}, want, true, 6)
 		if err != nil {
 			t.Fatalf("%d bytes: %v", size, err)
 		}
-		if !res.Unchanged || res.Checksum != 5 || res.Size != int64(size) || !onlyNew || !hasDeadline {
-			t.Errorf("%d bytes: %+v, create-only %v, deadline %v", size, res, onlyNew, hasDeadline)
+		if !res.Unchanged || res.Checksum != 5 || res.Size != int64(size) || !onlyNew || !hasDeadline || from != 6 {
+			t.Errorf("%d bytes: %+v, create-only %v, deadline %v, after %d", size, res, onlyNew, hasDeadline, from)
 		}
 		if !bytes.Equal(got.Data, want.Data) || got.Key != want.Key || got.Cookie != want.Cookie || got.Flags != want.Flags || string(got.Name) != "a.txt" ||
 			string(got.Mime) != "text/plain" || string(got.Pairs) != string(want.Pairs) || got.Modified != want.Modified || got.TTL != want.TTL {
@@ -171,17 +172,17 @@ func TestPutCarriesTheWholeNeedle(t *testing.T) {
 
 func TestErrorsKeepTheirIdentity(t *testing.T) {
 	t.Parallel()
-	c, _ := dial(t, fakeNode{put: func(context.Context, volume.FileID, *needle.Needle, bool) (volume.PutResult, error) {
+	c, _ := dial(t, fakeNode{put: func(context.Context, volume.FileID, *needle.Needle, bool, volume.Epoch) (volume.PutResult, error) {
 		return volume.PutResult{}, &volume.NotPrimaryError{Volume: 1, Primary: "x"}
 	}}, Limits{File: 10}, 0)
 	ctx := context.Background()
-	if _, err := c.Put(ctx, peer, volume.FileID{Volume: 1}, &needle.Needle{}, false); !errors.Is(err, volume.ErrNotPrimary) {
+	if _, err := c.Put(ctx, peer, volume.FileID{Volume: 1}, &needle.Needle{}, false, 0); !errors.Is(err, volume.ErrNotPrimary) {
 		t.Errorf("put: %v", err)
 	}
-	if _, err := c.Put(ctx, peer, volume.FileID{Volume: 1}, &needle.Needle{Data: make([]byte, 3*maxFrame)}, false); !errors.Is(err, volume.ErrTooLarge) {
+	if _, err := c.Put(ctx, peer, volume.FileID{Volume: 1}, &needle.Needle{Data: make([]byte, 3*maxFrame)}, false, 0); !errors.Is(err, volume.ErrTooLarge) {
 		t.Errorf("put above the limit: %v", err)
 	}
-	if _, err := c.Delete(ctx, peer, volume.FileID{Volume: 1, Key: 404}); !errors.Is(err, volume.ErrNotFound) {
+	if _, err := c.Delete(ctx, peer, volume.FileID{Volume: 1, Key: 404}, 0); !errors.Is(err, volume.ErrNotFound) {
 		t.Errorf("delete: %v", err)
 	}
 	if _, err := c.Verify(ctx, peer, 1, 0, 5); !errors.Is(err, volume.ErrNoVolume) {
@@ -193,7 +194,7 @@ func TestQuestionsAreAnswered(t *testing.T) {
 	t.Parallel()
 	c, _ := dial(t, fakeNode{}, Limits{}, 0)
 	ctx := context.Background()
-	if size, err := c.Delete(ctx, peer, volume.FileID{Volume: 1, Key: 12}); err != nil || size != 12 {
+	if size, err := c.Delete(ctx, peer, volume.FileID{Volume: 1, Key: 12}, 0); err != nil || size != 12 {
 		t.Errorf("delete: %d, %v", size, err)
 	}
 	if n, err := c.Confirm(ctx, peer, 2, 3, volume.Holder{}); err != nil || n != 203 {
@@ -239,7 +240,7 @@ func TestAWriteToAFrozenNodeWasCertainlyNotDone(t *testing.T) {
 	})
 	t.Cleanup(func() { lis.Close(); work.Wait() })
 	c := client(t, lis, 50*time.Millisecond)
-	_, err := c.Put(context.Background(), peer, volume.FileID{Volume: 1}, &needle.Needle{Data: []byte("x")}, false)
+	_, err := c.Put(context.Background(), peer, volume.FileID{Volume: 1}, &needle.Needle{Data: []byte("x")}, false, 0)
 	if !errors.Is(err, volume.ErrUnavailable) || errors.Is(err, volume.ErrOutcomeUnknown) {
 		t.Errorf("put: %v", err)
 	}
@@ -254,13 +255,13 @@ func TestAWriteToAFrozenNodeWasCertainlyNotDone(t *testing.T) {
 func TestAWriteThatWasTakenAndNotAnsweredIsUnknown(t *testing.T) {
 	t.Parallel()
 	taken := make(chan struct{}, 2)
-	c, kill := dial(t, fakeNode{put: func(ctx context.Context, _ volume.FileID, _ *needle.Needle, _ bool) (volume.PutResult, error) {
+	c, kill := dial(t, fakeNode{put: func(ctx context.Context, _ volume.FileID, _ *needle.Needle, _ bool, _ volume.Epoch) (volume.PutResult, error) {
 		taken <- struct{}{}
 		<-ctx.Done()
 		return volume.PutResult{}, ctx.Err()
 	}}, Limits{}, 0)
 	put := func(ctx context.Context) error {
-		_, err := c.Put(ctx, peer, volume.FileID{Volume: 1}, &needle.Needle{Data: []byte("x")}, false)
+		_, err := c.Put(ctx, peer, volume.FileID{Volume: 1}, &needle.Needle{Data: []byte("x")}, false, 0)
 		return err
 	}
 	ctx, cancel := context.WithCancel(context.Background())

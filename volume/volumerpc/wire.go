@@ -50,6 +50,7 @@ type writeHeader struct {
 	Key        volume.Key    `json:"key"`
 	Cookie     volume.Cookie `json:"cookie"`
 	CreateOnly bool          `json:"create_only,omitempty"`
+	After      volume.Epoch  `json:"after,omitempty"` // of an attempt with an unknown outcome
 	Delete     bool          `json:"delete,omitempty"`
 	Flags      needle.Flags  `json:"flags,omitempty"`
 	Name       []byte        `json:"name,omitempty"`
