@@ -1,8 +1,10 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 
 	"weedd/cluster"
 	"weedd/cluster/clusterrpc"
@@ -25,14 +27,9 @@ func (p peers) Node(id volume.NodeID) (volume.Node, bool) {
 
 // clusterClient makes the client that reaches the leader, wherever it is.
 func (d *Daemon) clusterClient() *clusterrpc.Client {
-	o := clusterrpc.ClientOptions{Conns: conns{d.pool}, Masters: func() (out []cluster.Node) {
+	o := clusterrpc.ClientOptions{Conns: conns{d.pool}, Masters: func() []cluster.Node {
 		members, _ := d.mesh.Watch()
-		for _, n := range members {
-			if n.Roles&cluster.RoleMaster != 0 {
-				out = append(out, n)
-			}
-		}
-		return out
+		return mastersByNearness(members, d.dir.node)
 	}}
 	if d.master != nil {
 		o.Hint = d.master.hint
@@ -78,4 +75,26 @@ func (v volumes) Delete(ctx context.Context, node volume.Node, id volume.FileID)
 		return 0, fmt.Errorf("%w: node %s has no volume role any more", volume.ErrNoVolume, node.ID)
 	}
 	return v.local.DeleteHere(ctx, id, 0)
+}
+
+// mastersByNearness lists the masters in the order in which they are asked: the one
+// of this process first, those that are out of sight last. One that does not answer
+// costs the time it may take.
+func mastersByNearness(members []cluster.Node, self volume.NodeID) (masters []cluster.Node) {
+	for _, n := range members {
+		if n.Roles&cluster.RoleMaster != 0 {
+			masters = append(masters, n)
+		}
+	}
+	rank := func(n cluster.Node) int {
+		switch {
+		case n.ID == self:
+			return 0
+		case n.Alive:
+			return 1
+		}
+		return 2
+	}
+	slices.SortStableFunc(masters, func(a, b cluster.Node) int { return cmp.Compare(rank(a), rank(b)) })
+	return masters
 }

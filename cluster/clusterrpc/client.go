@@ -59,6 +59,9 @@ const (
 	attemptTime = 3 * time.Second
 	// whoTime bounds the question who leads.
 	whoTime = time.Second
+	// locateTime bounds the wait for one master's word on a volume, which it has in
+	// memory: readers wait for it, and there are others to ask.
+	locateTime = 300 * time.Millisecond
 	// hintPoll is how often a waiting call looks whether another master leads now.
 	hintPoll = 100 * time.Millisecond
 	// maxAnswer bounds an answer that comes in pieces, in bytes.
@@ -207,7 +210,7 @@ func (c *Client) Locate(ctx context.Context, id volume.ID) (volume.Entry, []volu
 	asked := false // the leader
 	for _, m := range c.masters() {
 		var a *locateAnswer
-		err := c.call(ctx, m, whoTime, func(ctx context.Context, conn grpc.ClientConnInterface) (err error) {
+		err := c.call(ctx, m, locateTime, func(ctx context.Context, conn grpc.ClientConnInterface) (err error) {
 			a, err = rpcwire.Call[locateAnswer](ctx, conn, ServiceName, "Locate", &locateRequest{id})
 			return err
 		})

@@ -30,11 +30,12 @@ type prober struct {
 	http  *http.Client
 	began time.Time
 
-	mu   sync.Mutex
-	rand *rand.Rand
-	ops  []op
-	live []volume.FileID // acknowledged, and no delete was tried
-	next uint64          // number of the newest value
+	mu      sync.Mutex
+	rand    *rand.Rand
+	ops     []op
+	live    []volume.FileID       // acknowledged, and no delete was tried
+	next    uint64                // number of the newest value
+	writing map[volume.FileID]int // overwrites under way
 }
 
 // kind is a kind of request.
@@ -74,7 +75,7 @@ func newTransport() *http.Transport {
 
 // newProber finds the volume server of each node.
 func newProber(ctx context.Context, opt Options) (*prober, error) {
-	p := &prober{opt: opt, http: opt.Client(), began: time.Now(), rand: rand.New(rand.NewPCG(opt.Seed, 1))}
+	p := &prober{opt: opt, http: opt.Client(), began: time.Now(), rand: rand.New(rand.NewPCG(opt.Seed, 1)), writing: map[volume.FileID]int{}}
 	for _, m := range opt.Masters {
 		v, err := p.view(ctx, m)
 		if err != nil {
@@ -137,8 +138,16 @@ func (p *prober) plan(due time.Duration) op {
 	if o.kind != submit && o.kind != assign {
 		i := p.rand.IntN(len(p.live))
 		o.id = p.live[i]
+		// Of a delete and an overwrite at the same time weedd says, in the worst
+		// case, that it does not know which was first; no client means to do that.
+		if o.kind == remove && p.writing[o.id] > 0 {
+			o.kind = get
+		}
 		if o.kind == remove {
 			p.live = slices.Delete(p.live, i, i+1)
+		}
+		if o.kind == overwrite {
+			p.writing[o.id]++
 		}
 	}
 	if o.kind == submit || o.kind == assign || o.kind == overwrite {
@@ -187,6 +196,9 @@ func (p *prober) note(o op) {
 	p.ops = append(p.ops, o)
 	if (o.kind == submit || o.kind == assign) && o.err == nil {
 		p.live = append(p.live, o.id)
+	}
+	if o.kind == overwrite && o.err == nil { // else it may still be under way
+		p.writing[o.id]--
 	}
 }
 

@@ -80,7 +80,7 @@ func TestAWriteIsRepeatedInTheNextEpoch(t *testing.T) {
 			t.Errorf("file %d: %q, %v; want %q", want.key, got, err, want.text)
 		}
 	}
-	if _, err := b.Put(ctx, file(3, "mine"), false, before); !errors.Is(err, volume.ErrOutcomeUnknown) {
+	if _, err := b.Put(ctx, file(3, "mine"), false, before); !errors.Is(err, volume.ErrNotFound) {
 		t.Errorf("over a file that was deleted, before or meanwhile: %v", err)
 	}
 	if _, err := b.Put(ctx, file(5, "mine"), true, before); !errors.Is(err, volume.ErrExists) {

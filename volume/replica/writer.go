@@ -391,7 +391,7 @@ func (r *Replica) decidePut(o *op, row store.Row, later bool) (appends bool) {
 	case o.after != 0 && row.Deleted() && !row.Pending:
 		// When it was deleted is not kept. Before the first attempt: then the write is
 		// to be done; or after it: then the file must not come back.
-		o.res.err = fmt.Errorf("%w: file %d has been deleted, before the write or meanwhile", volume.ErrOutcomeUnknown, o.n.Key)
+		o.res.err = fmt.Errorf("%w: file %d has been deleted, before the write or meanwhile", volume.ErrNotFound, o.n.Key)
 	case o.createOnly && !same:
 		o.res.err = fmt.Errorf("%w: file %d", volume.ErrExists, o.n.Key)
 	case same && (o.createOnly || o.after != 0 || r.opts.Log.Spec().TTL.IsZero() && o.n.TTL.IsZero() && len(o.n.Data) > 0):

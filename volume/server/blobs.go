@@ -141,7 +141,7 @@ func (s *Server) getForeign(ctx context.Context, id volume.FileID, readDeleted b
 // elsewhere names the other nodes that hold a volume in sync, the primary first.
 // Without any, it is cause.
 func (s *Server) elsewhere(ctx context.Context, id volume.ID, cause error) error {
-	known, err := s.locate(ctx, id, false)
+	known, err := s.located(ctx, id)
 	e := known.entry
 	if r := s.copy(id); r != nil {
 		if own := r.Entry(); own.Version > e.Version {

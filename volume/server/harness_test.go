@@ -231,6 +231,7 @@ type fakeMaster struct {
 	reports map[volume.NodeID]map[volume.ID]volume.CopyReport
 	gone    map[volume.NodeID][]volume.ID
 	aside   map[volume.NodeID][]volume.SetAside
+	deaf    atomic.Int64 // how many questions where a volume is are not answered from now on
 }
 
 func newFakeMaster(nodes []volume.NodeID) *fakeMaster {
@@ -389,6 +390,9 @@ func (m masterOf) Ask(ctx context.Context, ask volume.Ask) (volume.Entry, error)
 
 // Locate implements server.Master.
 func (m masterOf) Locate(ctx context.Context, id volume.ID) (volume.Entry, []volume.Node, error) {
+	if m.deaf.Add(-1) >= 0 {
+		return volume.Entry{}, nil, volume.ErrUnavailable
+	}
 	e := m.entry(id)
 	if e.Volume == 0 {
 		return e, nil, volume.ErrNoVolume

@@ -78,6 +78,19 @@ func (s *Server) locate(ctx context.Context, id volume.ID, fresh bool) (route, e
 	return known, fmt.Errorf("%w: locate volume %d: %w", volume.ErrUnavailable, id, err)
 }
 
+// located is locate for a read: with nothing known of the volume it waits for a
+// master that can be asked.
+func (s *Server) located(ctx context.Context, id volume.ID) (route, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.opts.Hold)
+	defer cancel()
+	for wait := holdFirst; ; {
+		known, err := s.locate(ctx, id, false)
+		if !errors.Is(err, volume.ErrUnavailable) || known.entry.Epoch != 0 || !s.pause(ctx, id, &wait) {
+			return known, err
+		}
+	}
+}
+
 // routes remembers what masters said of volumes, for a short time: a stale entry
 // costs a refusal by the node it names.
 type routes struct {

@@ -524,6 +524,21 @@ func TestAWriteToAFrozenPrimaryIsRepeatedAtTheNext(t *testing.T) {
 	c.wantFile("b", over, "x")
 }
 
+// While no master can be asked where a volume is, a read of it waits.
+func TestAReadWaitsForAMaster(t *testing.T) {
+	t.Parallel()
+	c := start(t, "a", "b", "c")
+	c.master.grow(1, spec001, "a", "b")
+	c.open(1, 2)
+	id := fileID(1, 1)
+	c.node("a").mustPut(t, id, "x")
+	c.master.deaf.Store(3)
+	var there *volume.ElsewhereError
+	if _, err := c.node("c").Get(context.Background(), id, false); !errors.As(err, &there) || len(there.Nodes) != 2 {
+		t.Errorf("%v, want the two holders", err)
+	}
+}
+
 func TestACorruptFileIsReadElsewhere(t *testing.T) {
 	t.Parallel()
 	c := start(t, "a", "b")
