@@ -271,6 +271,9 @@ func (d *Daemon) stop() error {
 	defer cancel()
 	d.stopOnce.Do(func() { close(d.stopping) })
 	d.mesh.SetSelf(func(n *cluster.Node) { n.Ready = false })
+	for _, s := range d.servers() {
+		s.Leave()
+	}
 	if d.volume != nil {
 		if err := d.volume.server.Drain(ctx); err != nil {
 			d.log.Warn("not all volumes could be handed over", "err", err)

@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -12,6 +13,7 @@ import (
 type httpServer struct {
 	*http.Server
 	handler http.Handler
+	leaving atomic.Bool
 
 	mu      sync.Mutex
 	running int
@@ -29,6 +31,11 @@ func newHTTP(h http.Handler, log *slog.Logger) *httpServer {
 	return s
 }
 
+// Leave has every answer from now on end its connection. When Shutdown closes those
+// that are idle, few are left on which a client may be sending its next request,
+// which would be lost.
+func (s *httpServer) Leave() { s.leaving.Store(true) }
+
 // ServeHTTP implements http.Handler.
 func (s *httpServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
@@ -42,6 +49,9 @@ func (s *httpServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer s.done()
+	if s.leaving.Load() {
+		w.Header().Set("Connection", "close")
+	}
 	s.handler.ServeHTTP(w, r)
 }
 
