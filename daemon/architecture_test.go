@@ -21,7 +21,7 @@ type layer struct {
 // either: only what is further out ties them.
 var layers = []layer{
 	{"words", false, []string{"volume", "cluster"}},
-	{"pure parts", false, []string{"volume/needle", "volume/vfs", "volume/erasure", "volume/wire", "volume/rpcwire", "cluster/catalog", "cluster/placement", "cluster/topology"}},
+	{"pure parts", false, []string{"volume/needle", "volume/vfs", "volume/erasure", "volume/picture", "volume/wire", "volume/rpcwire", "cluster/catalog", "cluster/placement", "cluster/topology"}},
 	{"engines", false, []string{"volume/store", "volume/archive", "volume/replica"}},
 	{"roles", true, []string{"volume/server", "cluster/master", "cluster/leader"}},
 	{"edges", true, []string{"volume/volumehttp", "volume/volumerpc", "cluster/masterhttp", "cluster/clusterrpc", "cluster/consensus", "cluster/gossip",
@@ -43,6 +43,7 @@ var owners = map[string][]string{
 	"github.com/spf13/cobra":              {"daemon/weedd"},
 	"github.com/coreos/go-systemd/v22":    {"daemon"},
 	"github.com/julienschmidt/httprouter": {"cluster/masterhttp", "volume/volumehttp", "volume/volumehttp/benchhttp"},
+	"golang.org/x/image":                  {"volume/picture"},
 	"google.golang.org/grpc":              {"cluster/clusterrpc", "volume/volumerpc", "volume/rpcwire", "daemon/internalnet", "daemon"},
 }
 

@@ -90,7 +90,7 @@ func (d *Daemon) startVolume(masters *clusterrpc.Client) {
 	v.api = volumehttp.New(volumehttp.Options{
 		Blobs: blobs{v.server}, Log: d.log, Version: d.opts.Version, Metrics: d.metricsHandler(), Scrub: blobs{v.server},
 		FileLimit: int64(d.cfg.Limits.FileSize), UploadLimit: inFlight(d.cfg),
-		ReadMode: volumehttp.ReadMode(d.cfg.Volume.ReadMode), Hold: d.cfg.Limits.Hold,
+		Images: int64(d.cfg.Volume.Images), ReadMode: volumehttp.ReadMode(d.cfg.Volume.ReadMode), Hold: d.cfg.Limits.Hold,
 	})
 	d.open.push(v.api.Close)
 	d.metrics.MustRegister(v.server.Collectors()...)

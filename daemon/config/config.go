@@ -87,6 +87,7 @@ type Volume struct {
 	PublicURL  string        `mapstructure:"public_url"`  // host or host:port given to clients; "" for address and port
 	ReadMode   string        `mapstructure:"read_mode"`   // proxy, redirect, local: what to do for volumes that are elsewhere
 	Sync       string        `mapstructure:"sync"`        // group (fsync before the answer), os
+	Images     Size          `mapstructure:"images"`      // memory for images being resized; 0 serves them as they are
 	Scrub      time.Duration `mapstructure:"scrub"`       // every volume is read through once in so long; 0 is only when asked
 	RepairRate Size          `mapstructure:"repair_rate"` // bytes a second sent to copies that catch up; 0 for no limit
 	Disks      []Disk        `mapstructure:"disks"`       // Load puts one below Data when the file names none

@@ -104,6 +104,8 @@ var keys = []key{
 		doc: "What to do for a file that is on another node: proxy it, redirect to it, or serve local\nfiles only."},
 	{name: "volume.sync", choices: []string{"group", "os"}, field: func(c *Config) any { return &c.Volume.Sync },
 		doc: "group: an answer means that the file is on disk, on every copy. os: it is in the system's\npage cache; a power failure may lose it."},
+	{name: "volume.images", max: int64(TiB), field: func(c *Config) any { return &c.Volume.Images },
+		doc: "Memory for images that are made smaller for a reader (?width=200), at a time; results are\nkept in a quarter as much. An image that needs more is served as it is; \"0B\" is all of them."},
 	{name: "volume.scrub", max: int64(365 * 24 * time.Hour), field: func(c *Config) any { return &c.Volume.Scrub },
 		doc: "Every volume is read through once in so long, and what is bad is repaired from another copy;\n\"0s\" is only when asked for."},
 	{name: "volume.repair_rate", live: true, max: int64(TiB), field: func(c *Config) any { return &c.Volume.RepairRate },

@@ -366,7 +366,7 @@ func TestTheEnvironmentOverridesEveryKey(t *testing.T) {
 		"master.http": {"127.0.0.1:19333", Listen{"127.0.0.1", 19333}}, "master.expect": {"5", 5}, "master.volume_size_limit": {"1.5GiB", GiB + GiB/2},
 		"master.default_replication": {"011", volume.Placement(11)}, "master.writable_volumes": {"9", 9}, "master.repair_after": {"90s", 90 * time.Second},
 		"master.repair_copies": {"8", 8}, "volume.repair_rate": {"5MiB", 5 * MiB}, "master.adopt": {"false", false}, "master.garbage_threshold": {"0.5", Share(0.5)},
-		"volume.http": {"18080", Listen{"", 18080}}, "volume.public_url": {"a.example:80", "a.example:80"}, "volume.read_mode": {"local", "local"}, "volume.sync": {"os", "os"}, "volume.scrub": {"36h", 36 * time.Hour},
+		"volume.http": {"18080", Listen{"", 18080}}, "volume.public_url": {"a.example:80", "a.example:80"}, "volume.read_mode": {"local", "local"}, "volume.sync": {"os", "os"}, "volume.images": {"1GiB", GiB}, "volume.scrub": {"36h", 36 * time.Hour},
 		"volume.disks":     {"/a,/b:ssd,/c:hdd:7", []Disk{{Path: "/a"}, {Path: "/b", Type: "ssd"}, {Path: "/c", Max: 7}}},
 		"limits.file_size": {"1MiB", MiB}, "limits.in_flight": {"0B", Size(0)}, "limits.held_bytes": {"1GB", GB}, "limits.held_requests": {"7", 7},
 		"limits.hold": {"3s", 3 * time.Second}, "limits.stop": {"4s", 4 * time.Second},

@@ -77,6 +77,7 @@ type Options struct {
 	UploadWait  time.Duration // how long an upload waits for room, then 429; 0 is 10 s
 	Stall       time.Duration // a client that neither sends nor takes a byte for so long is dropped; 0 is 1 min
 	ReadMode    ReadMode      // "" is ReadProxy
+	Images      int64         // bytes of memory for images being edited, and a quarter more for results; 0 serves all as they are
 	Hold        time.Duration // how long a read is held while no holder of its volume answers; 0 is 10 s
 }
 
@@ -88,6 +89,7 @@ type API struct {
 	server  []string // value of the Server header
 	ids     wire.RequestIDs
 	metrics *wire.Metrics
+	images  *images
 	limits  atomic.Pointer[limits]
 	peers   *http.Client // fetches what other nodes hold
 	files   *httprouter.Router
@@ -113,6 +115,7 @@ func New(o Options) *API {
 		server:  []string{"weedd/" + o.Version},
 		metrics: wire.NewMetrics("volume"),
 		peers:   newPeerClient(),
+		images:  newImages(o.Images),
 	}
 	a.SetLimits(o.FileLimit, o.UploadLimit)
 	a.route()

@@ -18,10 +18,14 @@ import (
 
 // pair is two nodes: one has volume 1 and two has volume 2.
 func pair(t *testing.T) (one, two *single) {
+	return pairOf(t, volumehttp.Options{Hold: time.Second})
+}
+
+func pairOf(t *testing.T, o volumehttp.Options) (one, two *single) {
 	a := &node{Blobs: volumetest.NewBlobs(1), held: 1}
 	b := &node{Blobs: volumetest.NewBlobs(2), held: 2}
 	a.others, b.others = map[volume.ID]*node{2: b}, map[volume.ID]*node{1: a}
-	c, o := client(t), volumehttp.Options{Hold: time.Second}
+	c := client(t)
 	return &single{t, a, "http://" + serve(t, a, o), c}, &single{t, b, "http://" + serve(t, b, o), c}
 }
 

@@ -32,9 +32,22 @@ type content struct {
 	coded  bool // data is gzip and is sent as such
 	varies bool // another Accept-Encoding would get another form
 
-	chunks     *chunked // if not nil, data is nil and the content is fetched in chunks
-	name, mime string   // of a file in chunks, as its manifest says
-	sha256     []byte   // as the manifest says; nil when not known
+	chunks *chunked // if not nil, data is nil and the content is fetched in chunks
+	name   string   // of a file in chunks, as its manifest says
+	mime   string   // of a file in chunks, and of an image that was edited
+	sha256 []byte   // as the manifest says; nil when not known
+	edited string   // tells an image that was edited from what it was made of
+}
+
+// fileName is what the file is called: in the path, else by its writer.
+func (c *content) fileName(n *needle.Needle, t target) string {
+	switch {
+	case t.name != "":
+		return t.name
+	case c.name != "":
+		return c.name
+	}
+	return string(n.Name)
 }
 
 // choose makes c the form of n that r wants. Content that was packed is sent so
@@ -104,6 +117,26 @@ func copyUnpacked(w io.Writer, packed []byte, off, n int64) (int64, error) {
 		return io.Copy(w, zr)
 	}
 	return io.CopyN(w, zr, n)
+}
+
+// all gives the whole content in memory, as plain bytes; nil if there are more than
+// limit or they cannot be had.
+func (c *content) all(limit int64) []byte {
+	if c.coded {
+		c.coded, c.varies = false, true
+		c.unpack()
+	}
+	if c.size > limit {
+		return nil
+	}
+	if c.chunks == nil && c.packed == nil {
+		return c.data
+	}
+	b := bytes.NewBuffer(make([]byte, 0, c.size))
+	if c.copyTo(b, 0, c.size) != nil {
+		return nil
+	}
+	return b.Bytes()
 }
 
 // copyTo sends n bytes from off on.

@@ -68,12 +68,15 @@ func (a *API) read(x *exchange, p httprouter.Params) error {
 func (a *API) render(x *exchange, n *needle.Needle, t target, q url.Values) error {
 	body := &x.body
 	body.choose(n, x.r)
-	h := x.w.Header()
 	if n.Has(needle.FlagManifest) {
 		if err := a.assemble(x, n, q); err != nil {
 			return err
 		}
 	}
+	if err := a.edit(x, n, t, q); err != nil {
+		return err
+	}
+	h := x.w.Header()
 	if n.Has(needle.FlagPairs) {
 		putPairs(h, n.Pairs)
 	}
@@ -108,6 +111,9 @@ func (x *exchange) validate(n *needle.Needle, body *content) validators {
 	if body.coded {
 		b = append(b, "-gzip"...) // other bytes, so another tag, or a resumed download would mix the two
 	}
+	if body.edited != "" {
+		b = append(append(b, '-'), body.edited...)
+	}
 	b = append(b, '"')
 	end := len(b)
 	v := validators{}
@@ -126,13 +132,7 @@ func (x *exchange) validate(n *needle.Needle, body *content) validators {
 
 // describe sets what is known of the content: its type and name.
 func (x *exchange) describe(n *needle.Needle, t target, q url.Values, body *content) {
-	name, typ := body.name, body.mime // of a manifest
-	if name == "" {
-		name = string(n.Name)
-	}
-	if t.name != "" {
-		name = t.name
-	}
+	name, typ := body.fileName(n, t), body.mime
 	if typ == "" && body.chunks == nil {
 		typ = string(n.Mime)
 	}

@@ -28,8 +28,8 @@ func newCluster(t *testing.T, _ string) *replay.Player {
 	one.others = map[volume.ID]*node{2: two}
 	two.others = map[volume.ID]*node{1: one}
 	p := replay.NewPlayer(t, map[string]string{
-		"volume1": serve(t, one, volumehttp.Options{}),
-		"volume2": serve(t, two, volumehttp.Options{}),
+		"volume1": serve(t, one, volumehttp.Options{Images: 64 << 20}),
+		"volume2": serve(t, two, volumehttp.Options{Images: 64 << 20}),
 	})
 	key := 100
 	p.Instead = func(it *replay.Item) bool { // does what /dir/assign would: an id on the node asked for

@@ -7,6 +7,10 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"image"
+	_ "image/gif" // known to DecodeConfig
+	_ "image/jpeg"
+	_ "image/png"
 	"net/http"
 	"regexp"
 	"slices"
@@ -18,6 +22,11 @@ func (p *Player) compareBody(method string, want Response, body []byte, boundary
 	case method == http.MethodHead:
 		if len(body) != 0 {
 			return "HEAD has a body"
+		}
+	case want.Image != nil:
+		c, format, err := image.DecodeConfig(bytes.NewReader(body))
+		if got := (Image{format, c.Width, c.Height}); err != nil || got != *want.Image {
+			return fmt.Sprintf("image %v, %v, want %v", got, err, *want.Image)
 		}
 	case want.BodyOmitted != "":
 	case want.BodyExample != nil:

@@ -62,6 +62,14 @@ type Response struct {
 	BodyOmitted string                     `json:"body_omitted"`
 	BodyExample any                        `json:"body_example"`
 	Unordered   []string                   `json:"unordered"` // members of the JSON body that are sets
+	Image       *Image                     `json:"image"`     // what the body is instead of a text
+}
+
+// Image is a body that is an image, of which only this is compared.
+type Image struct {
+	Format string `json:"format"`
+	Width  int    `json:"width"`
+	Height int    `json:"height"`
 }
 
 // Table is what is known of the items of some transcripts. Items are named as in
