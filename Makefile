@@ -6,6 +6,7 @@ CONFIG      ?= configs/one-node.toml
 FUZZTIME    ?= 30s
 FUZZERS     ?= 2
 CHAOSTIME   ?= 60s
+FAULTTIME   ?= 30s
 ARCHES      ?= amd64 arm64
 STATICCHECK  = honnef.co/go/tools/cmd/staticcheck@v0.7.0
 NFPM         = github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.41.1
@@ -15,7 +16,7 @@ COMPILE      = CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.versi
 RACE := $(shell command -v $$($(GO) env CC) >/dev/null 2>&1 && echo -race)
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test check generate packages e2e chaos bench fuzz clean
+.PHONY: help run build test check generate packages e2e chaos faults bench fuzz clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -64,6 +65,9 @@ e2e: ## test the built program: three processes, kill -9, all of Go's source as 
 
 chaos: ## random faults in a cluster of three under load, for CHAOSTIME (60s)
 	WEEDD_CHAOS_TIME=$(CHAOSTIME) $(GO) test -race -v -count 1 -timeout 30m -run TestChaos ./daemon/daemontest/
+
+faults: ## what each fault of a process costs clients at the others, each for FAULTTIME (30s)
+	WEEDD_FAULT_TIME=$(FAULTTIME) $(GO) test -tags e2e -v -timeout 30m -count 1 -run TestE2E/no_fault ./daemon/weedd/
 
 bench: build ## measure against a bare HTTP server, in turns
 	$(GO) run ./volume/volumehttp/benchhttp -weedd ./weedd

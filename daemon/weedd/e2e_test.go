@@ -75,6 +75,7 @@ func TestE2E(t *testing.T) {
 	t.Run("mistakes are refused at start", func(t *testing.T) { mistakes(t, binary) })
 	t.Run("one node takes the first upload within two seconds", func(t *testing.T) { firstUpload(t, binary) })
 	t.Run("every node serves and clients do not notice that one fails", func(t *testing.T) { failing(t, binary) })
+	t.Run("no fault of one process costs a request", func(t *testing.T) { faults(t, binary) })
 	t.Run("an upload outlives the leader", func(t *testing.T) { uploadOutlivesLeader(t, binary) })
 }
 

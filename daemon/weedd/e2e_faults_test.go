@@ -1,0 +1,150 @@
+//go:build e2e
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"weedd/daemon/probe"
+)
+
+// faultTime is from a fault until it is healed: WEEDD_FAULT_TIME, or short.
+func faultTime(t *testing.T) time.Duration {
+	t.Helper()
+	text := os.Getenv("WEEDD_FAULT_TIME")
+	if text == "" {
+		return 6 * time.Second
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		t.Fatalf("WEEDD_FAULT_TIME: %v", err)
+	}
+	return d
+}
+
+// processFault is one thing that happens to one of three nodes.
+type processFault struct {
+	name   string
+	leader bool // it happens to the leader, else to a follower
+	inject func(ctx context.Context, victim *node) error
+	heal   func(ctx context.Context, victim *node) error
+}
+
+func signalled(s syscall.Signal) func(context.Context, *node) error {
+	return func(_ context.Context, n *node) error { return n.cmd.Process.Signal(s) }
+}
+
+// ended waits for the process that a signal is to end.
+func ended(s syscall.Signal) func(context.Context, *node) error {
+	return func(ctx context.Context, n *node) error {
+		if err := n.cmd.Process.Signal(s); err != nil {
+			return err
+		}
+		select {
+		case <-n.exited:
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+func started(_ context.Context, n *node) error { n.start(); return nil }
+
+var processFaults = []processFault{
+	{"SIGTERM, leader", true, ended(syscall.SIGTERM), started},
+	{"SIGTERM, follower", false, ended(syscall.SIGTERM), started},
+	{"kill -9, leader", true, ended(syscall.SIGKILL), started},
+	{"kill -9, follower", false, ended(syscall.SIGKILL), started},
+	{"SIGSTOP, leader", true, signalled(syscall.SIGSTOP), signalled(syscall.SIGCONT)},
+	{"SIGSTOP, follower", false, signalled(syscall.SIGSTOP), signalled(syscall.SIGCONT)},
+}
+
+// faults injects one fault after the other into three processes, under load at the
+// nodes that stay up, and tolerates no failed request, no wrong answer and no copy
+// that is missing afterwards.
+func faults(t *testing.T, binary string) {
+	nodes := threeHosts(t, binary)
+	for _, n := range nodes {
+		n.start()
+	}
+	awaitReady(t, nodes[:]...)
+	opt := probe.Options{Replication: "001", For: faultTime(t), Steady: 3 * time.Second, Recover: wholeWithin, Progress: func(step string) { t.Log(step) }}
+	var reports []*probe.Report
+	for i, f := range processFaults {
+		victim, others := leaderOf(t, nodes[0], nodes)
+		if !f.leader {
+			victim, others = others[0], []*node{victim, others[1]}
+		}
+		opt.Masters, opt.Seed = []string{others[0].master(), others[1].master()}, uint64(i)
+		reports = append(reports, probed(t, opt, probe.Fault{
+			Name:   f.name,
+			Inject: func(ctx context.Context) error { return f.inject(ctx, victim) },
+			Heal:   func(ctx context.Context) error { return f.heal(ctx, victim) },
+		}))
+	}
+	opt.Masters, opt.MoveOn = []string{nodes[0].master(), nodes[1].master(), nodes[2].master()}, true
+	opt.For = time.Second
+	reports = append(reports, probed(t, opt, probe.Fault{Name: "rolling restart", Inject: func(ctx context.Context) error { return rolling(ctx, nodes) }}))
+	show(t, reports)
+	v := awaitWhole(t, nodes[0])
+	stop(t, nodes[:]...)
+	compareCopies(t, v, nodes)
+}
+
+// rolling restarts one node after the other, each when the one before holds all its
+// copies again.
+func rolling(ctx context.Context, nodes [3]*node) error {
+	for _, n := range nodes {
+		if err := ended(syscall.SIGTERM)(ctx, n); err != nil {
+			return err
+		}
+		n.start()
+		awaitReady(n.t, n)
+		await(n.t, wholeWithin, "all copies are in sync under load", func() error {
+			v, err := view(ctx, n)
+			return errors.Join(err, restored(v))
+		})
+	}
+	return nil
+}
+
+func probed(t *testing.T, opt probe.Options, f probe.Fault) *probe.Report {
+	t.Helper()
+	r, err := probe.Run(t.Context(), opt, f)
+	if err != nil {
+		t.Fatalf("%s: %v", f.Name, err)
+	}
+	if !r.Good() {
+		t.Errorf("%s: clients noticed", f.Name)
+	}
+	return r
+}
+
+// show prints the table of the README, and keeps it where WEEDD_FAULT_REPORT says.
+func show(t *testing.T, reports []*probe.Report) {
+	t.Helper()
+	var table strings.Builder
+	if err := probe.Print(&table, reports...); err != nil {
+		t.Error(err)
+	}
+	t.Logf("what the faults cost:\n%s", table.String())
+	path := os.Getenv("WEEDD_FAULT_REPORT")
+	if path == "" {
+		return
+	}
+	text, err := json.MarshalIndent(reports, "", "  ")
+	if err == nil {
+		err = os.WriteFile(path, append(text, '\n'), 0o644)
+	}
+	if err != nil {
+		t.Errorf("WEEDD_FAULT_REPORT: %v", err)
+	}
+}
