@@ -15,6 +15,30 @@ type View struct {
 	Nodes     []ViewNode    `json:"nodes"`
 	Volumes   []ViewVolume  `json:"volumes"`
 	Problems  []ViewProblem `json:"problems"`
+	Repair    ViewWork      `json:"repair"`
+	Drains    []ViewDrain   `json:"drains,omitempty"`
+}
+
+// ViewWork is copying that is yet to be done.
+type ViewWork struct {
+	Copies  int   `json:"copies"`       // that are missing, catching up, or to be replaced
+	Bytes   int64 `json:"bytes"`        // yet to be copied
+	Rate    int64 `json:"rate"`         // bytes a second lately, 0 while that is not known
+	Seconds int64 `json:"seconds_left"` // at that rate; -1 while it is not known
+}
+
+// ViewDrain is how far the draining of a node, or of one directory of it, is. It
+// is finished when nothing is there any more, and goes on keeping new copies away
+// until it is undone.
+type ViewDrain struct {
+	Node     NodeID   `json:"node"`
+	Dir      string   `json:"dir,omitempty"` // "" for all of the node
+	Work     ViewWork `json:"work"`          // copies still named by entries there; Bytes are theirs
+	Dropping int      `json:"dropping"`      // copies that left their volumes and whose files are still there
+	Foreign  int      `json:"foreign"`       // volumes of SeaweedFS there, which are not moved
+	Stuck    int      `json:"stuck"`         // of Work.Copies, those for which there is no other place now
+	Why      string   `json:"why,omitempty"` // of the first of those
+	Done     bool     `json:"done"`
 }
 
 // ViewLeader names the leading master.

@@ -155,6 +155,7 @@ func (d *Daemon) startMaster(client *clusterrpc.Client) {
 		FileLimit: int64(d.cfg.Limits.FileSize), HeldBytes: int64(d.cfg.Limits.HeldBytes), HeldRequests: d.cfg.Limits.HeldRequests,
 	})
 	d.metrics.MustRegister(m.api.Collectors()...)
+	d.metrics.MustRegister(m.leader.Collectors()...)
 	m.http = newHTTP(m.api.Handler(), d.log)
 }
 
@@ -383,6 +384,11 @@ func (s service) DeleteCollection(ctx context.Context, name string) (int, error)
 
 func (s service) Compact(ctx context.Context, share float64) error {
 	return s.redirect(s.leader.Compact(ctx, share))
+}
+
+func (s service) Operate(ctx context.Context, op cluster.Operation) (cluster.Outcome, error) {
+	out, err := s.leader.Operate(ctx, op)
+	return out, s.redirect(err)
 }
 
 func (s service) Beat(ctx context.Context, recv func() (volume.Report, error), send func(volume.Orders) error) error {

@@ -11,6 +11,7 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -192,6 +193,7 @@ type CopyReport struct {
 	Compaction string    `json:"compaction,omitempty"` // what the primary does about it, or why the last attempt came to nothing; for people
 	Blocked    bool      `json:"blocked,omitempty"`    // with CopyFailed: foreign files of this number are in its place, so no copy can be made on this node
 	Adoptable  bool      `json:"adoptable,omitempty"`  // a foreign copy, Copy 0, that may become ours (rule R15)
+	Dir        string    `json:"dir,omitempty"`        // directory of its files; "" when there are none
 	NoRoom     bool      `json:"no_room,omitempty"`    // its disk has too little room for new files
 	Damaged    int       `json:"damaged,omitempty"`    // records known to be bad that could not be repaired
 }
@@ -241,7 +243,18 @@ type Orders struct {
 	Entries []Entry        `json:"entries,omitempty"`
 	Drop    []Drop         `json:"drop,omitempty"`
 	Compact []CompactOrder `json:"compact,omitempty"`
+	Drain   *DrainOrder    `json:"drain,omitempty"` // nil says nothing
 }
+
+// DrainOrder says what of a node is being emptied: no new copy is put there, and
+// a primary there hands over once a copy in sync is there that may take its place.
+type DrainOrder struct {
+	Node bool     `json:"node,omitempty"` // all of it
+	Dirs []string `json:"dirs,omitempty"`
+}
+
+// Has reports whether a copy in directory dir is to go.
+func (d DrainOrder) Has(dir string) bool { return d.Node || slices.Contains(d.Dirs, dir) }
 
 // CompactOrder asks the primary of a volume to have it compacted (rule R13). It
 // is a wish: lost or repeated it does no harm, and one of an epoch that has

@@ -31,6 +31,7 @@ type Catalog struct {
 	maxVolume volume.ID
 	deleted   []idRange       // sorted, apart from one another
 	volumes   []*volume.Entry // sorted by id
+	drains    []Drain         // sorted by node and directory
 }
 
 // idRange is From to To, both included.
@@ -96,6 +97,7 @@ type Command struct {
 	Change *Batch  `json:"change,omitempty"`
 	Delete *Delete `json:"delete,omitempty"`
 	Adopt  *Adopt  `json:"adopt,omitempty"`
+	Drain  *Drain  `json:"drain,omitempty"`
 }
 
 // Found names the cluster, once.
@@ -189,7 +191,7 @@ func Decode(b []byte) (Command, error) {
 		return cmd, fmt.Errorf("%w: %w", ErrUnknownCommand, err)
 	}
 	known := 0
-	for _, set := range []bool{cmd.Found != nil, cmd.Keys != nil, cmd.Grow != nil, cmd.Change != nil, cmd.Delete != nil, cmd.Adopt != nil} {
+	for _, set := range []bool{cmd.Found != nil, cmd.Keys != nil, cmd.Grow != nil, cmd.Change != nil, cmd.Delete != nil, cmd.Adopt != nil, cmd.Drain != nil} {
 		if set {
 			known++
 		}
@@ -217,6 +219,8 @@ func (c *Catalog) Apply(cmd Command) (*Catalog, Result) {
 		next.delete(*cmd.Delete)
 	case cmd.Adopt != nil:
 		res = next.adopt(*cmd.Adopt)
+	case cmd.Drain != nil:
+		res = next.drain(*cmd.Drain)
 	default:
 		res.Err = ErrUnknownCommand
 	}
@@ -442,13 +446,14 @@ type snapshot struct {
 	MaxVolume volume.ID       `json:"max_volume"`
 	Deleted   []idRange       `json:"deleted,omitempty"`
 	Volumes   []*volume.Entry `json:"volumes,omitempty"`
+	Drains    []Drain         `json:"drains,omitempty"`
 }
 
 const snapshotFormat = 1
 
 // Write writes the catalog for Read.
 func (c *Catalog) Write(w io.Writer) error {
-	err := json.NewEncoder(w).Encode(snapshot{snapshotFormat, c.cluster, c.ceiling, c.maxVolume, c.deleted, c.volumes})
+	err := json.NewEncoder(w).Encode(snapshot{snapshotFormat, c.cluster, c.ceiling, c.maxVolume, c.deleted, c.volumes, c.drains})
 	if err != nil {
 		return fmt.Errorf("write catalog snapshot: %w", err)
 	}
@@ -467,7 +472,7 @@ func Read(r io.Reader) (*Catalog, error) {
 	if err := s.check(); err != nil {
 		return nil, fmt.Errorf("read catalog snapshot: %w", err)
 	}
-	return &Catalog{s.Cluster, s.Ceiling, s.MaxVolume, s.Deleted, s.Volumes}, nil
+	return &Catalog{s.Cluster, s.Ceiling, s.MaxVolume, s.Deleted, s.Volumes, s.Drains}, nil
 }
 
 // check refuses a snapshot that no commands could have led to: a master that
@@ -486,5 +491,5 @@ func (s *snapshot) check() error {
 		}
 		last = e.Volume
 	}
-	return nil
+	return checkDrains(s.Drains)
 }

@@ -316,6 +316,8 @@ func command(t *rapid.T, c *catalog.Catalog) catalog.Command {
 		return growCommand(catalog.NewVolume{Primary: node.Draw(t, "primary"), Holders: some("holder")})
 	case 2:
 		return catalog.Command{Delete: &catalog.Delete{Volumes: []volume.ID{volume.ID(rapid.IntRange(0, 6).Draw(t, "delete"))}}}
+	case 3:
+		return catalog.Command{Drain: &catalog.Drain{Node: node.Draw(t, "drain"), Undo: rapid.Bool().Draw(t, "undo")}}
 	}
 	if len(c.Volumes()) == 0 {
 		return growCommand(catalog.NewVolume{Primary: "a", Holders: holders("a1 b1 c2")})
@@ -437,7 +439,7 @@ func checkStep(t *rapid.T, old, next *catalog.Catalog, cmd catalog.Command) {
 
 func FuzzDecode(f *testing.F) {
 	for _, cmd := range []catalog.Command{
-		{Found: &catalog.Found{Cluster: "x"}}, {Keys: &catalog.Keys{Count: 3}}, {Delete: &catalog.Delete{Volumes: []volume.ID{1}}},
+		{Found: &catalog.Found{Cluster: "x"}}, {Keys: &catalog.Keys{Count: 3}}, {Delete: &catalog.Delete{Volumes: []volume.ID{1}}}, {Drain: &catalog.Drain{Node: "a", Dir: "/d"}},
 		growCommand(catalog.NewVolume{Primary: "a", Holders: holders("a1 b2")}), changeCommand(catalog.Change{Version: 1, Next: volume.Entry{Volume: 1, State: volume.StateOpen, Primary: "b", InSync: holders("a1 b2")}}),
 	} {
 		f.Add(cmd.Encode())

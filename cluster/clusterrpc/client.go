@@ -157,6 +157,19 @@ func (c *Client) Compact(ctx context.Context, share float64) error {
 	return nil
 }
 
+// Operate has the leader do what an operator asks. Every operation may be repeated.
+func (c *Client) Operate(ctx context.Context, op cluster.Operation) (cluster.Outcome, error) {
+	var out cluster.Outcome
+	err := c.toLeader(ctx, attemptTime, always, func(ctx context.Context, conn grpc.ClientConnInterface) error {
+		a, err := rpcwire.Call[cluster.Outcome](ctx, conn, ServiceName, "Operate", &op)
+		if err == nil {
+			out = *a
+		}
+		return err
+	})
+	return out, err
+}
+
 // View is the leader's view of the cluster.
 func (c *Client) View(ctx context.Context) (cluster.View, error) {
 	var v cluster.View

@@ -37,6 +37,8 @@ type Service interface {
 	// Compact returns when all volumes with at least that share of garbage were
 	// compacted, or tried.
 	Compact(ctx context.Context, share float64) error
+	// Operate does what an operator asks.
+	Operate(ctx context.Context, op cluster.Operation) (cluster.Outcome, error)
 	// Beat serves one heartbeat stream. recv fails once Beat has returned.
 	Beat(ctx context.Context, recv func() (volume.Report, error), send func(volume.Orders) error) error
 	View() (cluster.View, error)
@@ -147,6 +149,10 @@ func Register(srv *grpc.Server, svc Service) {
 			rpcwire.Unary(ServiceName, "Compact", func(s Service, ctx context.Context, r *compactRequest) (*nothing, error) {
 				return &nothing{}, wire(s.Compact(ctx, r.Share))
 			}),
+			rpcwire.Unary(ServiceName, "Operate", func(s Service, ctx context.Context, r *cluster.Operation) (*cluster.Outcome, error) {
+				out, err := s.Operate(ctx, *r)
+				return &out, wire(err)
+			}),
 			rpcwire.Unary(ServiceName, "Locate", func(s Service, ctx context.Context, r *locateRequest) (*locateAnswer, error) {
 				e, nodes, err := s.Locate(ctx, r.Volume)
 				return &locateAnswer{e, nodes}, wire(err)
@@ -204,7 +210,7 @@ const (
 // sendOrders sends orders in parts: nothing is concluded from what a message
 // leaves out, so that a part is as good as the whole.
 func sendOrders(send func(*down) error, o volume.Orders) error {
-	if !o.Full && len(o.Entries) == 0 && len(o.Drop) == 0 && len(o.Compact) == 0 {
+	if !o.Full && len(o.Entries) == 0 && len(o.Drop) == 0 && len(o.Compact) == 0 && o.Drain == nil {
 		return send(&down{}) // only a sign of life
 	}
 	for first := true; first || len(o.Entries) > 0 || len(o.Drop) > 0; first = false {
@@ -216,7 +222,7 @@ func sendOrders(send func(*down) error, o volume.Orders) error {
 		if err := send(&down{&part}); err != nil {
 			return err
 		}
-		o.Compact = nil // a few, all in the first part
+		o.Compact, o.Drain = nil, nil // a few, all in the first part
 	}
 	return nil
 }

@@ -53,6 +53,10 @@ func (m *fakeMaster) notLeader(ctx context.Context) error {
 	return nil
 }
 
+func (m *fakeMaster) Operate(ctx context.Context, op cluster.Operation) (cluster.Outcome, error) {
+	return cluster.Outcome{Drain: &cluster.ViewDrain{Dir: op.Drain.Dir}}, m.notLeader(ctx)
+}
+
 func (m *fakeMaster) Compact(ctx context.Context, _ float64) error { return m.notLeader(ctx) }
 
 func (m *fakeMaster) Ask(ctx context.Context, ask volume.Ask) (volume.Entry, error) {

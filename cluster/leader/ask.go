@@ -30,7 +30,7 @@ func (t *term) ask(ctx context.Context, ask volume.Ask) (volume.Entry, error) {
 				return *e, nil
 			}
 		}
-		view, vol := t.topo.Look(e, time.Now())
+		view, vol := t.topo.Look(cat, e, time.Now())
 		ch, err := placement.Answer(view, vol, ask)
 		if err != nil {
 			return *e, err

@@ -3,11 +3,13 @@ package leader
 import (
 	"context"
 	"fmt"
+	"reflect"
 	"time"
 
 	"weedd/cluster"
 	"weedd/cluster/catalog"
 	"weedd/cluster/placement"
+	"weedd/cluster/topology"
 	"weedd/volume"
 )
 
@@ -132,8 +134,11 @@ func (s *stream) push(cat *catalog.Catalog) error {
 		s.looked, s.news = now, false
 	}
 	o.Compact = s.t.compactions.orders(s.node, now, s.compact)
+	if d := topology.Draining(cat, s.node); s.sent == nil || !reflect.DeepEqual(d, topology.Draining(s.sent, s.node)) {
+		o.Drain = &d
+	}
 	s.sent = cat
-	if !o.Full && !s.due && len(o.Entries) == 0 && len(o.Drop) == 0 && len(o.Compact) == 0 {
+	if !o.Full && !s.due && len(o.Entries) == 0 && len(o.Drop) == 0 && len(o.Compact) == 0 && o.Drain == nil {
 		return nil
 	}
 	s.due = false

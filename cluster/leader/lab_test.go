@@ -231,6 +231,9 @@ type server struct {
 	copies map[volume.ID]volume.CopyReport
 	told   map[volume.ID]volume.Entry
 	drops  []volume.Drop
+	gone   []volume.ID // dropped, to be reported
+	drain  volume.DrainOrder
+	size   int64 // of each copy
 	kick   chan struct{}
 }
 
@@ -285,8 +288,10 @@ func (s *server) report(full bool) volume.Report {
 	defer s.mu.Unlock()
 	r := volume.Report{Node: s.id, Full: full, Disks: []volume.DiskReport{{Dir: "/d", Max: 100, Used: len(s.copies)}}}
 	for _, c := range s.copies {
+		c.Dir, c.Size = "/d", max(c.Size, s.size)
 		r.Copies = append(r.Copies, c)
 	}
+	r.Gone, s.gone = s.gone, nil
 	return r
 }
 
@@ -301,6 +306,11 @@ func (s *server) set(c volume.CopyReport) {
 }
 
 func (s *server) obey(ctx context.Context, o volume.Orders) {
+	if o.Drain != nil {
+		s.mu.Lock()
+		s.drain = *o.Drain
+		s.mu.Unlock()
+	}
 	for _, e := range o.Entries {
 		h, inSync, ok := e.Holder(s.id)
 		s.mu.Lock()
@@ -316,6 +326,11 @@ func (s *server) obey(ctx context.Context, o volume.Orders) {
 		case has.Copy != h.Copy:
 			s.set(volume.CopyReport{Volume: e.Volume, Copy: h.Copy, State: volume.CopyLost})
 		}
+		if s.drains() && e.Primary == s.id && len(e.InSync) > e.Spec.Placement.Copies() {
+			s.lab.wg.Go(func() {
+				_, _ = s.lab.current().Ask(ctx, volume.Ask{Kind: volume.AskYield, Volume: e.Volume, Epoch: e.Epoch, From: h})
+			})
+		}
 		if e.Primary == s.id && len(e.Joining) > 0 {
 			s.lab.wg.Go(func() { s.add(ctx, e) })
 		}
@@ -326,6 +341,18 @@ func (s *server) obey(ctx context.Context, o volume.Orders) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.drops = append(s.drops, o.Drop...)
+	for _, d := range o.Drop {
+		if s.copies[d.Volume].Copy == d.Copy {
+			delete(s.copies, d.Volume)
+			s.gone = append(s.gone, d.Volume)
+		}
+	}
+}
+
+func (s *server) drains() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.drain.Has("/d")
 }
 
 // add catches up with joining copies until they are in sync.

@@ -54,7 +54,9 @@ type Options struct {
 	// Other errors mean nothing. Without it only silence tells of a death.
 	Probe func(ctx context.Context, node cluster.Node) error
 	// Masters fills in that part of View, and raft's term; nil leaves it empty.
-	Masters   func() (masters []cluster.ViewMaster, term uint64)
+	Masters func() (masters []cluster.ViewMaster, term uint64)
+	// Remove takes a master out of the group; nil refuses.
+	Remove    func(ctx context.Context, master string) error
 	Placement placement.Settings
 	// GarbageThreshold is the share of a volume's bytes, from 0 to 1, that files
 	// replaced and deleted may take before the volume is compacted; 0 is never.

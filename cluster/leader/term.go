@@ -55,18 +55,19 @@ type term struct {
 	wants wants
 
 	compactions compactions
+	progress    progress
 
 	// The round loop's own.
 	nextProbe time.Time
 	planning  time.Duration // what the last plan took
 	grown     map[volume.Spec]time.Time
-	joined    map[volume.ID]attempt
 	seen      map[volume.ID]time.Time // when foreign volumes were first seen
 	probes    sync.WaitGroup
 
 	mu      sync.Mutex
 	probing map[volume.NodeID]bool
-	kept    map[volume.ID]string // foreign volumes that are not adopted, and why
+	joined  map[volume.ID]attempt // set by the round loop alone
+	kept    map[volume.ID]string  // foreign volumes that are not adopted, and why
 }
 
 func newTerm(ctx context.Context, opt *Options) *term {
@@ -170,6 +171,7 @@ func (t *term) round(cat *catalog.Catalog) {
 		}
 	}
 	t.compact(view, now)
+	t.progress.look(view, t.opt.Placement, cat.Drains(), now)
 	for _, req := range placement.Growth(view, t.opt.Placement) {
 		if now.Sub(t.grown[req.Spec]) < growPause {
 			continue
@@ -193,6 +195,8 @@ type attempt struct {
 // time: where copies fail at once that would be a loop without end. Nothing else
 // waits for that: another primary least of all.
 func (t *term) due(steps []placement.Step, cat *catalog.Catalog, now time.Time) []placement.Step {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	for id, a := range t.joined {
 		if now.Sub(a.last) > 2*a.pause { // long enough: it was another trouble
 			delete(t.joined, id)

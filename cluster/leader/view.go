@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"weedd/cluster"
+	"weedd/cluster/catalog"
 	"weedd/cluster/placement"
 	"weedd/volume"
 )
@@ -49,8 +50,10 @@ func (t *term) view() cluster.View {
 			v.Problems = append(v.Problems, warn("volume %d: the copy %s on node %s is not in the catalog", s.Report.Volume, s.Report.Copy, s.Node))
 		}
 	}
+	v.Repair, v.Drains = t.progress.shown()
 	v.Problems = append(v.Problems, t.keptProblems()...)
-	v.Problems = append(v.Problems, nodeProblems(v.Nodes)...)
+	v.Problems = append(v.Problems, nodeProblems(v.Nodes, v.Drains)...)
+	v.Problems = append(v.Problems, drainProblems(v.Drains)...)
 	v.Problems = append(v.Problems, masterProblems(v.Masters)...)
 	slices.SortStableFunc(v.Problems, func(a, b cluster.ViewProblem) int { return cmp.Compare(a.Rank(), b.Rank()) })
 	return v
@@ -134,8 +137,23 @@ func damageProblems(node volume.NodeID, r *volume.CopyReport) []cluster.ViewProb
 // Files expire by it.
 const clockOff = 10 * time.Second
 
-func nodeProblems(nodes []cluster.ViewNode) (out []cluster.ViewProblem) {
+// drainProblems tells of drains that cannot go on.
+func drainProblems(drains []cluster.ViewDrain) (out []cluster.ViewProblem) {
+	for _, d := range drains {
+		if d.Stuck > 0 {
+			out = append(out, warn("drain of %s: %d volumes stay there; %s", catalog.Drain{Node: d.Node, Dir: d.Dir}, d.Stuck, d.Why))
+		}
+	}
+	return out
+}
+
+func nodeProblems(nodes []cluster.ViewNode, drains []cluster.ViewDrain) (out []cluster.ViewProblem) {
 	for _, n := range nodes {
+		drained := slices.ContainsFunc(drains, func(d cluster.ViewDrain) bool { return d.Node == n.ID && d.Dir == "" && d.Work.Copies == 0 })
+		if !n.Alive && drained {
+			out = append(out, info("volume server %s (%s) is away, and drained", n.ID, cmp.Or(n.URL, "address unknown")))
+			continue
+		}
 		if !n.Alive {
 			out = append(out, fail("volume server %s (%s) is away", n.ID, cmp.Or(n.URL, "address unknown")))
 			continue

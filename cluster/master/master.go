@@ -45,6 +45,7 @@ type Leader interface {
 	Grow(ctx context.Context, req placement.GrowRequest) ([]*volume.Entry, error)
 	DeleteCollection(ctx context.Context, name string) (int, error)
 	Compact(ctx context.Context, share float64) error
+	Operate(ctx context.Context, op cluster.Operation) (cluster.Outcome, error)
 	View(ctx context.Context) (cluster.View, error)
 	// Entry is the leader's word on a volume; volume.ErrNoVolume for none.
 	Entry(ctx context.Context, id volume.ID) (volume.Entry, error)
@@ -236,6 +237,13 @@ func (m *Master) Grow(ctx context.Context, req placement.GrowRequest) ([]*volume
 // takes.
 func (m *Master) Compact(ctx context.Context, share float64) error {
 	return m.opt.Leader.Compact(ctx, share)
+}
+
+// Operate has the leader do what an operator asks.
+func (m *Master) Operate(ctx context.Context, op cluster.Operation) (cluster.Outcome, error) {
+	ctx, cancel := m.deadline(ctx)
+	defer cancel()
+	return m.opt.Leader.Operate(ctx, op)
 }
 
 // DeleteCollection deletes all volumes of a collection for ever and returns how

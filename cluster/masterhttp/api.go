@@ -41,6 +41,7 @@ type Master interface {
 	Grow(ctx context.Context, req placement.GrowRequest) ([]*volume.Entry, error)
 	DeleteCollection(ctx context.Context, name string) (int, error)
 	Compact(ctx context.Context, share float64) error
+	Operate(ctx context.Context, op cluster.Operation) (cluster.Outcome, error)
 	View(ctx context.Context) (cluster.View, error)
 }
 
@@ -70,7 +71,7 @@ type Options struct {
 	HeldBytes          int64         // bytes of memory that /submit takes for bodies at once, one file at least; 0 is 256 MiB
 	HeldRequests       int           // requests that may wait at once; 0 is 1024
 	Stall              time.Duration // a client that sends no byte for so long is dropped; 0 is 1 min
-	// AdminFrom lists the addresses that may call what destroys data, besides
+	// AdminFrom lists the addresses that may call what destroys data or moves it, besides
 	// loopback.
 	AdminFrom []netip.Prefix
 }
@@ -170,6 +171,7 @@ func (a *API) route() {
 	a.handle("/cluster/status", a.clusterStatus, read)
 	a.handle("/cluster/healthz", a.hasLeader, read)
 	a.handle("/cluster/view", a.view, read)
+	a.handle("/cluster/operation", a.operate, []string{"POST"})
 	a.handle("/raft/stats", a.raftStats, read)
 	a.handle("/", a.page, read)
 	a.handle("/ui/index.html", a.page, read)
@@ -295,7 +297,7 @@ func (a *API) mayDestroy(r *http.Request) error {
 			}
 		}
 	}
-	return fmt.Errorf("%w: %s may not call %s; it destroys data and is open to loopback only", volume.ErrUnauthorized, host, r.URL.Path)
+	return fmt.Errorf("%w: %s may not call %s; it destroys data or moves it, and is open to loopback only: ask on the host of a master", volume.ErrUnauthorized, host, r.URL.Path)
 }
 
 // isAny reports whether err is one of targets.

@@ -139,6 +139,42 @@ func TestWhoMayDestroy(t *testing.T) {
 	}
 }
 
+// What an operator asks is open to loopback only, unless it changes nothing, and is
+// no form that a page in a browser could send.
+func TestWhoMayOperate(t *testing.T) {
+	t.Parallel()
+	s := newSingle(t)
+	for _, c := range []struct {
+		name, from, kind, body string
+		status                 int
+	}{
+		{"from loopback", "127.0.0.1:5", "application/json", `{"drain":{"node":"a"}}`, 200},
+		{"with a charset", "127.0.0.1:5", "application/json; charset=utf-8", `{"drain":{"node":"a"}}`, 200},
+		{"from elsewhere", "10.1.2.3:5", "application/json", `{"drain":{"node":"a"}}`, 401},
+		{"a repair from elsewhere", "10.1.2.3:5", "application/json", `{"repair":{}}`, 401},
+		{"a removal from elsewhere", "10.1.2.3:5", "application/json", `{"remove":{"master":"a"}}`, 401},
+		{"a question from elsewhere", "10.1.2.3:5", "application/json", `{"explain":3}`, 200},
+		{"a dry run from elsewhere", "10.1.2.3:5", "application/json", `{"repair":{"dry_run":true}}`, 200},
+		{"a form", "127.0.0.1:5", "application/x-www-form-urlencoded", `{"drain":{"node":"a"}}`, 400},
+		{"plain text", "127.0.0.1:5", "text/plain", `{"drain":{"node":"a"}}`, 400},
+		{"no type", "127.0.0.1:5", "", `{"drain":{"node":"a"}}`, 400},
+		{"nothing", "127.0.0.1:5", "application/json", `{}`, 400},
+		{"two at once", "127.0.0.1:5", "application/json", `{"explain":3,"repair":{}}`, 400},
+		{"what is not known", "127.0.0.1:5", "application/json", `{"dance":{}}`, 400},
+		{"no JSON", "127.0.0.1:5", "application/json", `{`, 400},
+		{"too much", "127.0.0.1:5", "application/json", `{"drain":{"node":"` + strings.Repeat("x", 70<<10) + `"}}`, 413},
+	} {
+		r := httptest.NewRequest("POST", "/cluster/operation", strings.NewReader(c.body))
+		r.RemoteAddr = c.from
+		r.Header.Set("Content-Type", c.kind)
+		w := httptest.NewRecorder()
+		s.api.Handler().ServeHTTP(w, r)
+		if w.Code != c.status {
+			t.Errorf("%s: %d, want %d: %s", c.name, w.Code, c.status, w.Body)
+		}
+	}
+}
+
 // odd is a master that panics, or answers an error that nobody expects.
 type odd struct {
 	masterhttp.Master

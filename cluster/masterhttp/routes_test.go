@@ -61,6 +61,18 @@ func (f *fake) Grow(_ context.Context, req placement.GrowRequest) ([]*volume.Ent
 	return out, nil
 }
 
+func (f *fake) Operate(_ context.Context, op cluster.Operation) (cluster.Outcome, error) {
+	switch {
+	case op.Explain != nil && *op.Explain == 3:
+		return cluster.Outcome{Volumes: []cluster.Explanation{{Entry: volume.Entry{Volume: 3}, Waits: []string{"nothing"}}}}, nil
+	case op.Drain != nil:
+		return cluster.Outcome{Drain: &cluster.ViewDrain{Node: volume.NodeID(op.Drain.Node)}}, nil
+	case op.Explain != nil:
+		return cluster.Outcome{}, fmt.Errorf("%w: volume %d is not in the catalog", volume.ErrNotFound, *op.Explain)
+	}
+	return cluster.Outcome{}, nil
+}
+
 func (f *fake) Compact(context.Context, float64) error { return nil }
 
 func (f *fake) DeleteCollection(_ context.Context, name string) (int, error) {

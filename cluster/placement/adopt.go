@@ -130,8 +130,7 @@ func (p *plan) adoption(id volume.ID, f *foreign, vol *Volume, waited time.Durat
 // left reports whether the node of s has been away for so long that its copy is
 // not waited for. Should it come back, that copy comes to light late.
 func (p *plan) left(s Stray) bool {
-	h := volume.Holder{Node: s.Node}
-	return !p.alive(h) && p.away(h) > p.set.RepairAfter
+	return p.overdue(volume.Holder{Node: s.Node})
 }
 
 // finished plans an adoption anew with a copy that was made by order of an entry
@@ -179,7 +178,7 @@ func unlike(a, b *volume.CopyReport) string {
 // stuck reports whether an adoption under way will come to nothing as planned.
 func (p *plan) stuck(vol *Volume) bool {
 	h := vol.Entry.InSync[0]
-	return vol.bad(h) || !p.alive(h) && p.away(h) > p.set.RepairAfter
+	return vol.bad(h) || p.overdue(h)
 }
 
 // lost reports whether the copy id of h was used up in vain.

@@ -81,6 +81,9 @@ func (d *draft) askRemove(ask volume.Ask) error {
 	if !d.alive(ask.From) {
 		return fmt.Errorf("%w: volume %d: node %s does not look alive", volume.ErrUnavailable, d.next.Volume, ask.From.Node)
 	}
+	if why := d.vol.Bad(ask.From); why != "" { // it would be the only one left
+		return fmt.Errorf("%w: volume %d: the copy on node %s is %s, and removes no others", volume.ErrUnavailable, d.next.Volume, ask.From.Node, why)
+	}
 	for _, h := range ask.Copies {
 		i := slices.Index(d.next.InSync, h)
 		if i < 0 || h == ask.From {

@@ -28,7 +28,10 @@ type site struct {
 func (s *site) zone() zone { return zone{s.DataCenter, s.Rack} }
 
 // room reports whether a new copy may be put there.
-func (s *site) room(disk volume.DiskType) bool { return s.Ready && s.free[disk] > 0 }
+func (s *site) room(disk volume.DiskType) bool { return s.open() && s.free[disk] > 0 }
+
+// open reports whether the node takes new copies at all.
+func (s *site) open() bool { return s.Ready && !s.Drain.Node }
 
 // sites counts the load of every node of a view. It is what the choices of one
 // plan share, so that the second knows of the first.
@@ -43,7 +46,7 @@ func newSites(v View) *sites {
 	for _, n := range v.Nodes {
 		s := &site{Node: n, free: map[volume.DiskType]int{}}
 		for _, d := range n.Disks {
-			if d.Fenced == "" && !d.Missing {
+			if d.Fenced == "" && !d.Missing && !n.Drain.Has(d.Dir) {
 				s.free[d.Disk] += d.Max - d.Used
 			}
 		}
@@ -111,7 +114,7 @@ func (c *sites) choose(req GrowRequest) ([]volume.NodeID, error) {
 	if nodes := c.layout(req, room); nodes != nil {
 		return nodes, nil
 	}
-	if c.layout(req, func(s *site) bool { return !s.Alive || room(s) }) != nil {
+	if c.layout(req, func(s *site) bool { return !s.Alive && !s.Drain.Node || room(s) }) != nil {
 		if nodes := c.partial(req, room); nodes != nil {
 			return nodes, nil
 		}
@@ -255,10 +258,12 @@ func (r GrowRequest) allows(s *site) bool {
 // missing says why layout found nothing.
 func (c *sites) missing(req GrowRequest) error {
 	p := req.Spec.Placement
-	ready, away, allowed := 0, 0, 0
+	ready, away, allowed, drained := 0, 0, 0, 0
 	zones := map[zone]int{}
 	for _, s := range c.all {
 		switch {
+		case s.Drain.Node:
+			drained++
 		case s.Ready:
 			ready++
 			zones[s.zone()]++
@@ -269,18 +274,22 @@ func (c *sites) missing(req GrowRequest) error {
 			away++
 		}
 	}
-	state := fmt.Sprintf("%d volume servers are ready in %d racks, %d are away", ready, len(zones), away)
+	others := fmt.Sprintf("%d are away", away)
+	if drained > 0 {
+		others += fmt.Sprintf(", %d are being drained", drained)
+	}
+	state := fmt.Sprintf("%d volume servers are ready in %d racks, %s", ready, len(zones), others)
 	switch {
 	case ready == 0:
-		return fmt.Errorf("%w: no volume server is ready (%d are away)", volume.ErrUnsatisfiable, away)
+		return fmt.Errorf("%w: no volume server is ready (%s)", volume.ErrUnsatisfiable, others)
 	case allowed == 0:
 		return fmt.Errorf("%w: no volume server is ready in %s; %s", volume.ErrUnsatisfiable, req.where(), state)
-	case c.layout(req, func(s *site) bool { return s.Ready }) == nil:
+	case c.layout(req, (*site).open) == nil:
 		return fmt.Errorf("%w: placement %s needs %s; %s", volume.ErrUnsatisfiable, p, needs(p), state)
 	}
 	var full []string
 	for _, s := range c.all {
-		if s.Ready && !s.room(req.Spec.Disk) {
+		if s.open() && !s.room(req.Spec.Disk) {
 			full = append(full, fmt.Sprintf("node %s: %s", s.ID, s.whyFull(req.Spec.Disk)))
 		}
 	}
@@ -295,6 +304,8 @@ func (s *site) whyFull(disk volume.DiskType) string {
 		case d.Disk != disk:
 		case d.Fenced != "":
 			why = append(why, d.Dir+": "+d.Fenced)
+		case s.Drain.Has(d.Dir):
+			why = append(why, d.Dir+": it is being drained")
 		default:
 			why = append(why, fmt.Sprintf("%s: %d of %d volume slots are used", d.Dir, d.Used, d.Max))
 		}

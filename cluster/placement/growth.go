@@ -79,7 +79,7 @@ func (c *sites) wanted(spec volume.Spec, d demand, set Settings) int {
 func (c *sites) affordable(spec volume.Spec) int {
 	free := 0
 	for _, s := range c.all {
-		if s.Ready {
+		if s.open() {
 			free += max(0, s.free[spec.Disk])
 		}
 	}

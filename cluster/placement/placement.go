@@ -32,10 +32,12 @@ type Node struct {
 	Alive bool                // it can be trusted with leading; false once it is known or believed to be gone
 	Ready bool                // alive, serving, and its disks are known: new copies may be put there
 	Away  time.Duration       // since when it is not alive; 0 while it is
+	Lost  bool                // it is away, and an operator said not to wait for it
 	Disks []volume.DiskReport // of its last report
 	// Blocked are the volumes of which it can have no copy: it has foreign files
 	// of their numbers.
 	Blocked []volume.ID
+	Drain   volume.DrainOrder // what of it is to be emptied
 }
 
 // Volume is one volume of the catalog with what its holders report.

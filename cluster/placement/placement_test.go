@@ -137,25 +137,29 @@ func randomView(t *rapid.T) placement.View {
 	for i, set := range sets {
 		e := &volume.Entry{Volume: volume.ID(i + 1), Spec: spec, State: volume.StateOpen, Epoch: 1, Version: 1, Primary: set[0]}
 		vol := placement.Volume{Entry: e}
-		for _, id := range set {
-			h := volume.Holder{Node: id, Copy: volume.CopyID(i + 1)}
+		for j, id := range set {
+			h := volume.Holder{Node: id, Copy: volume.CopyID(10*i + j + 1)}
 			e.InSync = append(e.InSync, h)
-			vol.Copies = append(vol.Copies, placement.Copy{Node: id, Report: &volume.CopyReport{Volume: e.Volume, Copy: h.Copy, State: volume.CopyHealthy}})
+			vol.Copies = append(vol.Copies, placement.Copy{Node: id, Report: &volume.CopyReport{Volume: e.Volume, Copy: h.Copy, State: volume.CopyHealthy, Dir: "/d"}})
 		}
 		v.Volumes = append(v.Volumes, vol)
 	}
 	return v
 }
 
-// trouble lets nodes go and copies fail.
+// trouble lets nodes go, be drained, and copies fail.
 func trouble(t *rapid.T, v placement.View) placement.View {
 	v.Nodes, v.Volumes = slices.Clone(v.Nodes), slices.Clone(v.Volumes)
 	for i := range v.Nodes {
-		switch rapid.IntRange(0, 5).Draw(t, "fate") {
+		switch rapid.IntRange(0, 9).Draw(t, "fate") {
 		case 0:
 			v.Nodes[i] = gone(v.Nodes[i], time.Second)
 		case 1:
 			v.Nodes[i] = gone(v.Nodes[i], time.Hour)
+		case 2:
+			v.Nodes[i] = drained(v.Nodes[i])
+		case 3:
+			v.Nodes[i] = drained(v.Nodes[i], "/d")
 		}
 	}
 	for i, vol := range v.Volumes {

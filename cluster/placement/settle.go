@@ -57,10 +57,7 @@ func (vol *Volume) healthy(h volume.Holder) bool {
 // there is left alone though other holders are away, until RepairAfter; its
 // primary asks for them to leave when a write waits for them (rule R9).
 func Settle(v View, set Settings) []Step {
-	p := &plan{sites: newSites(v), set: set.WithDefaults(), strays: map[volume.ID][]Stray{}}
-	for _, s := range v.Strays {
-		p.strays[s.Report.Volume] = append(p.strays[s.Report.Volume], s)
-	}
+	p := newPlan(v, set)
 	volumes := slices.Clone(v.Volumes)
 	slices.SortFunc(volumes, func(a, b Volume) int { return cmp.Compare(a.Entry.Volume, b.Entry.Volume) })
 	var out []Step
@@ -78,6 +75,14 @@ type plan struct {
 	strays map[volume.ID][]Stray
 }
 
+func newPlan(v View, set Settings) *plan {
+	p := &plan{sites: newSites(v), set: set.WithDefaults(), strays: map[volume.ID][]Stray{}}
+	for _, s := range v.Strays {
+		p.strays[s.Report.Volume] = append(p.strays[s.Report.Volume], s)
+	}
+	return p
+}
+
 func (p *plan) alive(h volume.Holder) bool {
 	s := p.byID[h.Node]
 	return s != nil && s.Alive
@@ -88,6 +93,23 @@ func (p *plan) away(h volume.Holder) time.Duration {
 		return s.Away
 	}
 	return 0 // never heard of since the term began
+}
+
+// leaving reports whether copy h is to go because its node, or the directory that
+// it is in, is being drained.
+func (p *plan) leaving(vol *Volume, h volume.Holder) bool {
+	s := p.byID[h.Node]
+	if s == nil || !s.Drain.Node && len(s.Drain.Dirs) == 0 {
+		return false
+	}
+	r := vol.report(h.Node)
+	return s.Drain.Node || r != nil && r.Copy == h.Copy && s.Drain.Has(r.Dir)
+}
+
+// overdue reports whether h is away for so long that it counts as lost.
+func (p *plan) overdue(h volume.Holder) bool {
+	s := p.byID[h.Node]
+	return s != nil && !s.Alive && (s.Lost || s.Away > p.set.RepairAfter)
 }
 
 func (p *plan) settle(vol *Volume) (Step, bool) {
@@ -131,7 +153,7 @@ func (vol *Volume) unusable() bool {
 func (p *plan) calm(vol *Volume) bool {
 	e := vol.Entry
 	for _, h := range e.InSync {
-		if !p.alive(h) || vol.bad(h) {
+		if !p.alive(h) || vol.bad(h) || p.leaving(vol, h) {
 			return false
 		}
 	}
@@ -267,15 +289,18 @@ func (d *draft) succeed() {
 	d.lead(heir)
 }
 
-// heir chooses who leads next: a copy that has been reported if there is one,
-// on the node that leads least.
+// heir chooses who leads next: a copy that stays and has been reported, if there
+// is one, on the node that leads least.
 func (d *draft) heir(among []volume.Holder, not volume.NodeID) (heir volume.Holder, ok bool) {
 	id := d.next.Volume
 	rank := func(h volume.Holder) int {
-		if d.vol.healthy(h) {
-			return 0
+		switch {
+		case d.leaving(d.vol, h):
+			return 2
+		case !d.vol.healthy(h):
+			return 1
 		}
-		return 1
+		return 0
 	}
 	better := func(a, b volume.Holder) bool {
 		return cmp.Or(cmp.Compare(rank(a), rank(b)), cmp.Compare(d.byID[a.Node].primaries, d.byID[b.Node].primaries),
@@ -308,20 +333,19 @@ func (d *draft) lead(h volume.Holder) {
 }
 
 // replace lets new copies join where some are missing, or where holders have
-// been away for so long that they count as lost.
+// been away for so long that they count as lost, or are being drained.
 func (d *draft) replace() {
-	want := d.next.Spec.Placement.Copies()
 	holders := slices.Concat(d.next.InSync, d.next.Joining)
 	var kept []volume.NodeID
 	var lost []volume.Holder
 	for _, h := range holders {
-		if !d.alive(h) && d.away(h) > d.set.RepairAfter {
+		if d.overdue(h) || d.leaving(d.vol, h) {
 			lost = append(lost, h)
 		} else {
 			kept = append(kept, h.Node)
 		}
 	}
-	for missing := want - len(kept); missing > 0; missing-- {
+	for missing := d.next.Spec.Placement.Copies() - len(kept); missing > 0; missing-- {
 		node, ok := d.newHome(kept, holders)
 		if !ok {
 			return
@@ -330,9 +354,9 @@ func (d *draft) replace() {
 			gone := lost[i]
 			lost = slices.Delete(lost, i, i+1)
 			d.next.Joining = slices.DeleteFunc(d.next.Joining, func(h volume.Holder) bool { return h == gone })
-			d.because("node %s has been away for %v", gone.Node, d.away(gone).Round(time.Second))
+			d.because("%s", d.whyGone(gone))
 		}
-		d.because("a new copy joins on node %s", node)
+		d.because("a new copy joins on node %s%s", node, d.inPlaceOf(lost))
 		d.next.Joining = append(d.next.Joining, volume.Holder{Node: node})
 		kept = append(kept, node)
 		s := d.byID[node]
@@ -340,6 +364,24 @@ func (d *draft) replace() {
 		s.holds++
 		s.joining++
 	}
+}
+
+// whyGone says why the copy h is not counted on.
+func (d *draft) whyGone(h volume.Holder) string {
+	if d.leaving(d.vol, h) {
+		return fmt.Sprintf("node %s is being drained", h.Node)
+	}
+	return fmt.Sprintf("node %s has been away for %v", h.Node, d.away(h).Round(time.Second))
+}
+
+// inPlaceOf says which copies that are still in sync a new one is to replace.
+func (d *draft) inPlaceOf(lost []volume.Holder) string {
+	for _, h := range lost {
+		if slices.Contains(d.next.InSync, h) {
+			return ": " + d.whyGone(h)
+		}
+	}
+	return ""
 }
 
 // newHome finds a node for a new copy beside kept: the one that lost its copy,
@@ -357,30 +399,36 @@ func (d *draft) newHome(kept []volume.NodeID, holders []volume.Holder) (volume.N
 	}
 	for _, src := range d.next.Sources {
 		s := d.byID[src.Node]
-		if s != nil && s.Ready && usable(s) && !slices.Contains(kept, src.Node) && d.fits(d.next.Spec.Placement, append(slices.Clip(kept), src.Node)) {
+		if s != nil && s.open() && usable(s) && !slices.Contains(kept, src.Node) && d.fits(d.next.Spec.Placement, append(slices.Clip(kept), src.Node)) {
 			return src.Node, true
 		}
 	}
 	return d.extend(d.next.Volume, d.next.Spec, kept, usable)
 }
 
-// trim takes out what is more than was asked for, once enough copies are in
-// sync and there: copies away for long first, then such as still join, then any
-// but the primary.
+// trim takes out what is more than was asked for, once enough copies that stay
+// are in sync and there: copies away for long first, those being drained, and such
+// as still join, then any but the primary. A primary that is being drained goes
+// once it has handed over, which its own node sees to, so that no write is cut off.
 func (d *draft) trim() {
 	want := d.next.Spec.Placement.Copies()
-	live := 0
+	stay := 0
 	for _, h := range d.next.InSync {
-		if d.live(h) {
-			live++
+		if d.live(h) && !d.leaving(d.vol, h) {
+			stay++
 		}
 	}
-	if live < want || len(d.next.InSync)+len(d.next.Joining) <= want {
+	if stay < want || len(d.next.InSync)+len(d.next.Joining) <= want {
 		return
 	}
 	surplus := func(h volume.Holder) bool {
-		long := !d.alive(h) && d.away(h) > d.set.RepairAfter
-		if long || slices.Contains(d.next.Joining, h) {
+		switch {
+		case h.Node == d.next.Primary:
+			return false
+		case d.overdue(h), d.leaving(d.vol, h):
+			d.because("%s and is not needed any more", d.whyGone(h))
+			return true
+		case slices.Contains(d.next.Joining, h):
 			d.because("node %s is not needed any more", h.Node)
 			return true
 		}
@@ -388,7 +436,7 @@ func (d *draft) trim() {
 	}
 	d.next.InSync = slices.DeleteFunc(d.next.InSync, surplus)
 	d.next.Joining = slices.DeleteFunc(d.next.Joining, surplus)
-	for i := len(d.next.InSync) - 1; i >= 0 && live > want; i-- {
+	for i := len(d.next.InSync) - 1; i >= 0 && stay > want; i-- {
 		h := d.next.InSync[i]
 		rest := slices.Delete(slices.Clone(d.next.InSync), i, i+1)
 		if h.Node == d.next.Primary || !d.live(h) || !d.fits(d.next.Spec.Placement, nodesOf(rest)) {
@@ -396,7 +444,7 @@ func (d *draft) trim() {
 		}
 		d.because("one copy more than asked for; the one on node %s goes", h.Node)
 		d.next.InSync = rest
-		live--
+		stay--
 	}
 }
 

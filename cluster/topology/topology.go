@@ -54,6 +54,7 @@ type node struct {
 	answered time.Time    // last successful probe
 	refused  bool         // its port was closed at the last probe, and nothing was heard since
 	away     time.Time    // since when it is not alive; zero while it is
+	lost     bool         // see Lose; only while it is away
 	reported time.Time    // last report
 	known    bool         // a full report has come
 	copies   map[volume.ID]*volume.CopyReport
@@ -146,7 +147,7 @@ func (m *Map) Report(stream uint64, r volume.Report, now time.Time) (news, curre
 			n.blocked = append(n.blocked, c.Volume)
 		}
 		was := n.copies[c.Volume]
-		news = news || was == nil || was.Copy != c.Copy || was.State != c.State || was.NoRoom != c.NoRoom
+		news = news || was == nil || was.Copy != c.Copy || was.State != c.State || was.NoRoom != c.NoRoom || was.Dir != c.Dir
 		n.copies[c.Volume] = c
 	}
 	if r.Disks != nil {
@@ -268,7 +269,7 @@ func (m *Map) timedLocked(n *node, now time.Time) bool {
 	alive := m.aliveLocked(n, now)
 	switch {
 	case alive:
-		n.away = time.Time{}
+		n.away, n.lost = time.Time{}, false
 	case n.away.IsZero() && n.had:
 		n.away = now
 	case n.away.IsZero():
@@ -280,7 +281,7 @@ func (m *Map) timedLocked(n *node, now time.Time) bool {
 func (m *Map) placementLocked(n *node, now time.Time) placement.Node {
 	p := placement.Node{Node: n.info.Volume(), Alive: m.timedLocked(n, now), Disks: n.disks}
 	if !p.Alive {
-		p.Away = max(now.Sub(n.away), 1) // 0 would say that it is there
+		p.Away, p.Lost = max(now.Sub(n.away), 1), n.lost // 0 would say that it is there
 	}
 	p.Blocked = slices.Clone(n.blocked)
 	p.Ready = p.Alive && n.stream != 0 && n.known && n.info.Ready
@@ -295,7 +296,9 @@ func (m *Map) View(cat *catalog.Catalog, now time.Time) placement.View {
 	m.forgetLocked(cat)
 	v := placement.View{Volumes: make([]placement.Volume, 0, len(cat.Volumes()))}
 	for _, n := range m.nodes {
-		v.Nodes = append(v.Nodes, m.placementLocked(n, now))
+		p := m.placementLocked(n, now)
+		p.Drain = Draining(cat, n.info.ID)
+		v.Nodes = append(v.Nodes, p)
 	}
 	slices.SortFunc(v.Nodes, func(a, b placement.Node) int { return cmp.Compare(a.ID, b.ID) })
 	for _, e := range cat.Volumes() {
@@ -307,14 +310,30 @@ func (m *Map) View(cat *catalog.Catalog, now time.Time) placement.View {
 	return v
 }
 
+// Draining says what of a node is to be emptied.
+func Draining(cat *catalog.Catalog, id volume.NodeID) (d volume.DrainOrder) {
+	for _, w := range cat.Drains() {
+		switch {
+		case w.Node != id:
+		case w.Dir == "":
+			d.Node = true
+		default:
+			d.Dirs = append(d.Dirs, w.Dir)
+		}
+	}
+	return d
+}
+
 // Look is View of one volume and its holders: enough to answer what a copy asks.
-func (m *Map) Look(e *volume.Entry, now time.Time) (placement.View, placement.Volume) {
+func (m *Map) Look(cat *catalog.Catalog, e *volume.Entry, now time.Time) (placement.View, placement.Volume) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	vol := m.volumeLocked(e, now)
 	v := placement.View{Volumes: []placement.Volume{vol}}
 	for _, h := range slices.Concat(e.InSync, e.Joining) {
-		v.Nodes = append(v.Nodes, m.placementLocked(m.nodeLocked(h.Node), now))
+		p := m.placementLocked(m.nodeLocked(h.Node), now)
+		p.Drain = Draining(cat, h.Node)
+		v.Nodes = append(v.Nodes, p)
 	}
 	return v, vol
 }
@@ -405,6 +424,15 @@ func (m *Map) Condemn(id volume.ID, copies []volume.Holder) (news bool) {
 		}
 	}
 	return news
+}
+
+// Lose notes that nodes that are away are not to be waited for, until they are back.
+func (m *Map) Lose(ids []volume.NodeID) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, id := range ids {
+		m.nodeLocked(id).lost = true
+	}
 }
 
 // HighestID is the highest volume id below limit that any node reports, foreign

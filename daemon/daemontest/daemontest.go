@@ -22,6 +22,7 @@ import (
 
 	"weedd/cluster"
 	"weedd/daemon"
+	"weedd/daemon/client"
 	"weedd/daemon/config"
 	"weedd/volume"
 )
@@ -329,6 +330,27 @@ func (c *Cluster) View() (v cluster.View, err error) {
 		}
 	}
 	return v, err
+}
+
+// Operate asks the cluster for something, as the command line does.
+func (c *Cluster) Operate(op cluster.Operation) cluster.Outcome {
+	c.T.Helper()
+	var masters []string
+	for _, n := range c.Nodes {
+		if n.Running() && n.Self.MasterHTTP != "" {
+			masters = append(masters, n.Self.MasterHTTP)
+		}
+	}
+	tool, err := client.New(client.Options{Masters: masters})
+	if err != nil {
+		c.T.Fatal(err)
+	}
+	defer tool.Close()
+	out, err := tool.Operate(context.Background(), op)
+	if err != nil {
+		c.T.Fatalf("%+v: %v", op, err)
+	}
+	return out
 }
 
 // AwaitInSync waits until every volume has all its copies in sync, whatever is

@@ -125,6 +125,9 @@ func plural(n int, word string) string {
 	if n == 1 {
 		return "1 " + word
 	}
+	if stem, ok := strings.CutSuffix(word, "py"); ok { // copy
+		return fmt.Sprintf("%d %spies", n, stem)
+	}
 	return fmt.Sprintf("%d %ss", n, word)
 }
 
@@ -134,6 +137,7 @@ func printView(out io.Writer, v cluster.View, volumes bool) error {
 	printSummary(&b, v)
 	printMasters(&b, v)
 	printNodes(&b, v)
+	printDrains(&b, v)
 	printGroups(&b, v)
 	if volumes {
 		printVolumes(&b, v)
@@ -168,6 +172,7 @@ func printSummary(b *strings.Builder, v cluster.View) {
 		count(v.Nodes, func(n cluster.ViewNode) bool { return n.Alive && n.Ready }), len(v.Nodes))
 	fmt.Fprintf(t, "volumes\t%d with %d copies in sync\n", len(v.Volumes), all.copies)
 	fmt.Fprintf(t, "files\t%d, %s\n", all.files, formatBytes(all.size))
+	fmt.Fprintf(t, "repair\t%s\n", workText(v.Repair))
 	t.Flush()
 }
 
@@ -234,6 +239,30 @@ func printDiskTrouble(b *strings.Builder, nodes []cluster.ViewNode) {
 			}
 			fmt.Fprintf(b, "  %s: set aside: %s: %s\n", n.URL, a.Path, a.Reason)
 		}
+	}
+}
+
+// workText says what is left to copy.
+func workText(w cluster.ViewWork) string {
+	if w.Copies == 0 {
+		return "nothing to do"
+	}
+	text := fmt.Sprintf("%s to make or to catch up, %s", plural(w.Copies, "copy"), formatBytes(w.Bytes))
+	if w.Rate > 0 {
+		text += fmt.Sprintf(" at %s/s", formatBytes(w.Rate))
+	}
+	if w.Seconds >= 0 {
+		text += ", about " + seconds(w.Seconds)
+	}
+	return text
+}
+
+func printDrains(b *strings.Builder, v cluster.View) {
+	if len(v.Drains) > 0 {
+		b.WriteString("\ndrains:\n")
+	}
+	for _, d := range v.Drains {
+		fmt.Fprintf(b, "  %s\n", drainText(d))
 	}
 }
 

@@ -379,6 +379,8 @@ func TestStatusShowsTheClusterAndExitsByIt(t *testing.T) {
 	t.Parallel()
 	fake := clienttest.Start(t, 2, 1, nil)
 	view := sampleView(fake.Addrs()[0])
+	view.Repair = cluster.ViewWork{Copies: 3, Bytes: 3 << 30, Rate: 64 << 20, Seconds: 48}
+	view.Drains = []cluster.ViewDrain{{Node: "n2", Work: cluster.ViewWork{Copies: 1, Bytes: 2048, Seconds: -1}}}
 	fake.SetView(view)
 	masters := strings.Join(fake.Addrs(), ",")
 	out, _, err := runTool(t, newStatusCommand(), "-m", masters)
@@ -386,7 +388,7 @@ func TestStatusShowsTheClusterAndExitsByIt(t *testing.T) {
 		t.Fatalf("a warning makes it fail: %v", err)
 	}
 	for _, part := range []string{"healthy, 1 warning", fake.Addrs()[0] + " (node n1)", "2 of 2 alive", "1 of 2 alive and ready",
-		"host-a:8080", "3 of 8", "1.0 GiB of 4.0 GiB", "away", "pics", "001", "1 of 2", "9", "2.0 KiB", "warn   volume 7: 1 of 2 copies in sync"} {
+		"host-a:8080", "3 of 8", "1.0 GiB of 4.0 GiB", "away", "pics", "001", "1 of 2", "9", "2.0 KiB", "3 copies to make or to catch up, 3.0 GiB at 64.0 MiB/s, about 48s", "node n2: 1 volume to move, 2.0 KiB\n", "warn   volume 7: 1 of 2 copies in sync"} {
 		if !strings.Contains(out, part) {
 			t.Errorf("status does not show %q:\n%s", part, out)
 		}

@@ -24,6 +24,7 @@ func (s *Server) Run(ctx context.Context) error {
 	defer work.Wait()
 	work.Go(func() { s.dropLoop(ctx) })
 	work.Go(func() { s.adoptLoop(ctx) })
+	work.Go(func() { s.emptyLoop(ctx) })
 	work.Go(func() { s.scrubLoop(ctx) })
 	work.Go(func() { s.mendLoop(ctx) })
 	work.Go(func() { s.opts.Store.Watch(ctx, s.disksChanged) })
@@ -233,7 +234,7 @@ func foreignReport(v *store.Volume) volume.CopyReport {
 	return volume.CopyReport{
 		Volume: v.ID(), Spec: v.Spec(), State: volume.CopyHealthy, Reason: readOnlyReason(v), Committed: size, Size: size, Files: files,
 		Deleted: deleted, DeletedB: deletedBytes, MaxKey: maxKey, Modified: modified, Revision: revision, Version: int(v.Version()),
-		ReadOnly: true, Adoptable: v.Adoptable() == nil,
+		ReadOnly: true, Adoptable: v.Adoptable() == nil, Dir: v.Dir(),
 	}
 }
 

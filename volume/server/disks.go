@@ -50,12 +50,20 @@ func (s *Server) reach(id volume.ID) store.Reach {
 	return store.Reach{}
 }
 
+// dir is where the files of a volume are.
+func (s *Server) dir(id volume.ID) string {
+	if v, err := s.opts.Store.Volume(id); err == nil {
+		return v.Dir()
+	}
+	return ""
+}
+
 // reached adds to a copy's own report what its disk and scrubbing add to it. A copy out of
 // reach is reported lost: if there are others they go on without it, and if not
 // the volume waits for it. When it can be reached again it is reported as it is.
 func (s *Server) reached(rep volume.CopyReport) volume.CopyReport {
 	reach := s.reach(rep.Volume)
-	rep.NoRoom, rep.Damaged = reach.Full, s.damaged(rep)
+	rep.Dir, rep.NoRoom, rep.Damaged = s.dir(rep.Volume), reach.Full, s.damaged(rep)
 	if reach.Fenced != nil {
 		rep.Leads = false
 		if reach.Lost && rep.State == volume.CopyHealthy {

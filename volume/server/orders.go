@@ -18,10 +18,16 @@ func (s *Server) obey(o volume.Orders) {
 	s.mu.Lock()
 	s.beating, s.foreign = true, ""
 	s.mu.Unlock()
+	if o.Drain != nil {
+		s.empty(*o.Drain)
+	}
 	for _, e := range o.Entries {
 		s.keepMu.Lock()
 		s.obeyEntryLocked(e)
 		s.keepMu.Unlock()
+	}
+	if len(o.Entries) > 0 {
+		s.wakeEmpty()
 	}
 	for _, c := range o.Compact {
 		if r := s.copy(c.Volume); r != nil {

@@ -35,6 +35,8 @@ type Store interface {
 	Volumes() []*store.Volume
 	Aside() []volume.SetAside
 	Disks() []volume.DiskReport
+	// Avoid names the directories that get no new copies.
+	Avoid(dirs []string)
 	// Watch looks at the directories until ctx ends, and tells that something has
 	// changed, with the volumes of a directory that was not there before.
 	Watch(ctx context.Context, changed func(found []*store.Volume))
@@ -136,6 +138,7 @@ type Server struct {
 	beatAnew  chan struct{} // a level: copies are here that the leader's orders did not find
 	dropNow   chan struct{} // a level: there are drops to carry out
 	adoptNow  chan struct{} // a level: there are volumes to adopt
+	emptyNow  chan struct{} // a level: a copy that leads may have to hand over
 	surveying chan struct{} // holds a token while a survey runs for another node
 
 	keepMu sync.Mutex // held while copies are made, set aside or dropped; before mu
@@ -151,6 +154,7 @@ type Server struct {
 	drops    map[volume.ID]volume.Drop // ordered and not carried out
 	adopting map[volume.ID]*adoption   // ordered and not carried out
 	taken    map[volume.ID]bool        // foreign volumes that the cluster has a copy of its own of
+	emptying volume.DrainOrder         // what of this node is to be emptied
 	beating  bool                      // the leader has answered at least once
 	stopping bool
 	foreign  string // the cluster whose orders were refused last
@@ -169,7 +173,7 @@ func New(o Options) *Server {
 		opts: o, log: o.Logger, changed: make(chan struct{}, 1), beatAnew: make(chan struct{}, 1), dropNow: make(chan struct{}, 1),
 		copies: map[volume.ID]*replica.Replica{}, dirty: map[volume.ID]bool{}, lost: map[volume.ID]volume.CopyReport{},
 		drops: map[volume.ID]volume.Drop{}, adopting: map[volume.ID]*adoption{}, taken: map[volume.ID]bool{},
-		adoptNow: make(chan struct{}, 1), surveying: make(chan struct{}, 1), scrubs: newScrubs(),
+		adoptNow: make(chan struct{}, 1), emptyNow: make(chan struct{}, 1), surveying: make(chan struct{}, 1), scrubs: newScrubs(),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.metrics = newMetrics(s)

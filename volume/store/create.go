@@ -66,11 +66,14 @@ func (s *Store) create(id volume.ID, spec volume.Spec, copy volume.CopyID) (*Vol
 // free bytes alone two directories of one file system would differ by noise, and
 // of two equal disks one would get every volume made before the first file.
 func (s *Store) roomiest(disk volume.DiskType) (*dir, error) {
+	s.mu.Lock()
+	avoid := s.avoid
+	s.mu.Unlock()
 	best, most, known := -1, uint64(0), false
 	for i, r := range s.Disks() {
 		known = known || r.Disk == disk
 		share := r.FreeB / uint64(r.Used+1)
-		if r.Disk == disk && r.Fenced == "" && r.Used < r.Max && (best < 0 || share > most) {
+		if r.Disk == disk && r.Fenced == "" && r.Used < r.Max && !slices.Contains(avoid, r.Dir) && (best < 0 || share > most) {
 			best, most = i, share
 		}
 	}
@@ -80,7 +83,15 @@ func (s *Store) roomiest(disk volume.DiskType) (*dir, error) {
 	case !known:
 		return nil, fmt.Errorf("%w: no directory of disk type %q", volume.ErrNoSpace, disk)
 	}
-	return nil, fmt.Errorf("%w: every directory of disk type %q is full, out of slots or not in use", volume.ErrNoSpace, disk)
+	return nil, fmt.Errorf("%w: every directory of disk type %q is full, out of slots, being drained or not in use", volume.ErrNoSpace, disk)
+}
+
+// Avoid names the directories that get no new volumes from now on; those that are
+// there stay.
+func (s *Store) Avoid(dirs []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.avoid = slices.Clone(dirs)
 }
 
 // absent makes sure that there is nothing of a volume.

@@ -80,6 +80,7 @@ type Store struct {
 	dirs    []*dir     // each is replaced, not changed, when its disk turns up later
 	volumes map[volume.ID]*Volume
 	aside   []aside
+	avoid   []string // directories that get no new volumes
 	closed  bool
 }
 

@@ -119,6 +119,26 @@ func TestNewVolumesAreSpreadOverTheDirectories(t *testing.T) {
 			}
 		}
 	}
+	// One that is being drained gets none until that is undone.
+	disks := s.Disks()
+	s.Avoid([]string{disks[0].Dir})
+	for id := volume.ID(9); id <= 12; id++ {
+		v, err := s.Create(id, volume.Spec{}, volume.CopyID(id))
+		must(t, err)
+		if v.Dir() == disks[0].Dir {
+			t.Errorf("volume %d is in %s", id, v.Dir())
+		}
+	}
+	s.Avoid([]string{disks[0].Dir, disks[1].Dir})
+	if _, err := s.Create(13, volume.Spec{}, 13); !errors.Is(err, volume.ErrNoSpace) {
+		t.Errorf("both are drained: %v", err)
+	}
+	s.Avoid(nil)
+	v, err := s.Create(13, volume.Spec{}, 13)
+	must(t, err)
+	if v.Dir() != disks[0].Dir {
+		t.Errorf("the emptier directory got nothing")
+	}
 	must(t, s.Close())
 }
 

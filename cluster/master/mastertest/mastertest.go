@@ -236,6 +236,11 @@ func (c *Cluster) Make(spec volume.Spec, nodes ...volume.NodeID) volume.ID {
 // Compact is that of master.Leader: there is no garbage here.
 func (c *Cluster) Compact(ctx context.Context, _ float64) error { return c.leader(ctx) }
 
+// Operate is that of master.Leader: nothing can be done here.
+func (c *Cluster) Operate(ctx context.Context, _ cluster.Operation) (cluster.Outcome, error) {
+	return cluster.Outcome{}, c.leader(ctx)
+}
+
 // DeleteCollection is that of master.Leader.
 func (c *Cluster) DeleteCollection(ctx context.Context, name string) (int, error) {
 	if err := c.leader(ctx); err != nil {

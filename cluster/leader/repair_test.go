@@ -1,0 +1,256 @@
+package leader_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"weedd/cluster"
+	"weedd/cluster/leader"
+	"weedd/volume"
+)
+
+// on lists the volumes whose entries name a node.
+func (l *lab) on(node volume.NodeID) (ids []volume.ID) {
+	for _, e := range l.cat().Volumes() {
+		if _, _, ok := e.Holder(node); ok {
+			ids = append(ids, e.Volume)
+		}
+	}
+	return ids
+}
+
+// whole reports whether every volume has all copies in sync, on nodes other than
+// those given, and no other.
+func (l *lab) whole(without ...volume.NodeID) bool {
+	return l.all(func(e *volume.Entry) bool {
+		return len(e.Joining) == 0 && len(e.InSync) == e.Spec.Placement.Copies() &&
+			!slices.ContainsFunc(e.InSync, func(h volume.Holder) bool { return slices.Contains(without, h.Node) })
+	})
+}
+
+func (l *lab) operate(op cluster.Operation) cluster.Outcome {
+	l.t.Helper()
+	out, err := l.current().Operate(context.Background(), op)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return out
+}
+
+func (l *lab) view() cluster.View {
+	l.t.Helper()
+	v, err := l.current().View()
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return v
+}
+
+func TestAHostThatStaysAwayIsReplacedInEveryVolumeAndItsCopiesAreDroppedWhenItIsBack(t *testing.T) {
+	in(t, func(t *testing.T) {
+		l := grown(t, 1, "a", "b", "c", "d")
+		had := l.on("c")
+		if len(had) == 0 {
+			t.Fatal("c has no volume")
+		}
+		l.kill("c")
+		time.Sleep(9 * time.Minute)
+		for _, id := range had { // primaries went over at once, copies stay
+			if e, _ := l.cat().Volume(id); len(e.InSync)+len(e.Joining) != 2 {
+				t.Fatalf("within the grace period: %+v", e)
+			}
+		}
+		if _, _, ok := holderOf(l, had, "c"); !ok {
+			t.Fatal("c was given up within the grace period")
+		}
+		l.within(3*time.Minute, "every volume is whole elsewhere", func() bool { return l.whole("c") })
+		l.start("c")
+		l.within(time.Minute, "the copies of c are dropped", func() bool {
+			s := l.server("c")
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return len(s.copies) == 0 && len(s.drops) >= len(had)
+		})
+		for _, d := range l.server("c").dropsSeen() {
+			e, _ := l.cat().Volume(d.Volume)
+			if d.Deleted || len(d.Keep) < 2 || !slices.Equal(d.Keep, e.InSync) {
+				t.Errorf("%+v is dropped while %+v is in force", d, e)
+			}
+		}
+		if !l.whole("c") {
+			t.Error("something moved back")
+		}
+	})
+}
+
+func growRequest(count int, p volume.Placement) leader.GrowRequest {
+	return leader.GrowRequest{Spec: volume.Spec{Placement: p}, Count: count}
+}
+
+func holderOf(l *lab, ids []volume.ID, node volume.NodeID) (volume.Holder, bool, bool) {
+	for _, id := range ids {
+		if e, ok := l.cat().Volume(id); ok {
+			if h, inSync, ok := e.Holder(node); ok {
+				return h, inSync, ok
+			}
+		}
+	}
+	return volume.Holder{}, false, false
+}
+
+func TestRepairByHandWaitsForNobodyAndADryRunDoesNothing(t *testing.T) {
+	in(t, func(t *testing.T) {
+		l := grown(t, 1, "a", "b", "c", "d")
+		had := l.on("c")
+		l.kill("c")
+		time.Sleep(5 * time.Second)
+		before := l.log.count()
+		plan := l.operate(cluster.Operation{Repair: &cluster.Repair{DryRun: true}})
+		if len(plan.Volumes) != len(had) || plan.More != 0 {
+			t.Fatalf("%d volumes are on c, the plan has %d", len(had), len(plan.Volumes))
+		}
+		for _, e := range plan.Volumes {
+			if e.Next == nil || !slices.ContainsFunc(e.Next.Joining, func(h volume.Holder) bool { return h.Copy == 0 && h.Node != "c" }) || !strings.Contains(e.Why, "node c has been away") {
+				t.Errorf("%+v", e)
+			}
+		}
+		time.Sleep(time.Minute)
+		if l.log.count() != before {
+			t.Errorf("a dry run made %d proposals", l.log.count()-before)
+		}
+		l.operate(cluster.Operation{Repair: &cluster.Repair{}})
+		l.within(time.Minute, "every volume is whole elsewhere", func() bool { return l.whole("c") })
+		if left := l.operate(cluster.Operation{Repair: &cluster.Repair{DryRun: true}}); len(left.Volumes) != 0 {
+			t.Errorf("left: %+v", left.Volumes)
+		}
+		// Who comes back is waited for again, the next time.
+		l.start("c")
+		l.within(time.Minute, "c is back", func() bool { return len(l.view().Nodes) == 4 && l.view().Nodes[2].Ready })
+		l.kill("d")
+		time.Sleep(5 * time.Minute)
+		if n := len(l.on("d")); n == 0 {
+			t.Error("d was not waited for")
+		}
+	})
+}
+
+func TestADrainGoesOnUnderEveryLeaderUntilItIsDone(t *testing.T) {
+	in(t, func(t *testing.T) {
+		l := grown(t, 1, "a", "b", "c", "d")
+		for _, id := range []volume.NodeID{"a", "b", "c", "d"} {
+			s := l.server(id)
+			s.mu.Lock()
+			s.size = 500
+			s.mu.Unlock()
+		}
+		time.Sleep(time.Second) // sizes are reported
+		had := l.on("b")
+		out := l.operate(cluster.Operation{Drain: &cluster.Drain{Node: "b:8080"}})
+		if d := out.Drain; d == nil || d.Node != "b" || d.Work.Copies != len(had) || d.Work.Bytes != int64(500*len(had)) || d.Done {
+			t.Fatalf("%+v, %d volumes on b", out.Drain, len(had))
+		}
+		for i := 0; len(l.on("b")) > 0; i++ { // a new leader over and over
+			if i > 100 {
+				t.Fatalf("left on b: %v", l.on("b"))
+			}
+			l.elect()
+			time.Sleep(700 * time.Millisecond)
+		}
+		l.within(time.Minute, "nothing is left on b", func() bool {
+			v := l.view()
+			return len(v.Drains) == 1 && v.Drains[0].Done && l.whole("b")
+		})
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		if _, err := l.current().Grow(ctx, growRequest(4, 0)); err != nil {
+			t.Fatal(err)
+		}
+		if ids := l.on("b"); len(ids) != 0 {
+			t.Errorf("new volumes on b: %v", ids)
+		}
+		l.operate(cluster.Operation{Drain: &cluster.Drain{Node: "b", Undo: true}})
+		if _, err := l.current().Operate(ctx, cluster.Operation{Drain: &cluster.Drain{Node: "b", Undo: true}}); !errors.Is(err, volume.ErrNotFound) {
+			t.Errorf("undone twice: %v", err)
+		}
+		if _, err := l.current().Grow(ctx, growRequest(12, 0)); err != nil {
+			t.Fatal(err)
+		}
+		if len(l.on("b")) == 0 {
+			t.Error("b gets nothing after the drain was undone")
+		}
+	})
+}
+
+func TestADirectoryIsDrained(t *testing.T) {
+	in(t, func(t *testing.T) {
+		l := grown(t, 1, "a", "b", "c")
+		for _, d := range []cluster.Drain{{Node: "x"}, {Node: ""}, {Node: "b", Dir: "/nowhere"}, {Node: "x", Undo: true}} {
+			if _, err := l.current().Operate(context.Background(), cluster.Operation{Drain: &d}); !errors.Is(err, volume.ErrNotFound) {
+				t.Errorf("%+v: %v", d, err)
+			}
+		}
+		l.operate(cluster.Operation{Drain: &cluster.Drain{Node: "b", Dir: "/d"}})
+		l.within(time.Minute, "nothing is left in the directory", func() bool { return len(l.on("b")) == 0 && l.whole("b") })
+		l.within(time.Minute, "that is shown", func() bool { d := l.view().Drains; return len(d) == 1 && d[0].Done && d[0].Dir == "/d" })
+	})
+}
+
+func TestADrainWithoutAnotherPlaceSaysSo(t *testing.T) {
+	in(t, func(t *testing.T) {
+		l := grown(t, 1, "a", "b")
+		had := len(l.on("b"))
+		l.operate(cluster.Operation{Drain: &cluster.Drain{Node: "b"}})
+		l.within(time.Minute, "the view tells", func() bool {
+			v := l.view()
+			return len(v.Drains) == 1 && v.Drains[0].Stuck == had && strings.Contains(v.Drains[0].Why, "no other node can take a copy") &&
+				slices.ContainsFunc(v.Problems, func(p cluster.ViewProblem) bool { return strings.Contains(p.What, "volumes stay there") })
+		})
+		if !l.all(func(e *volume.Entry) bool { return len(e.InSync) == 2 }) {
+			t.Error("a copy went without another in its place")
+		}
+		id := l.on("b")[0]
+		x := l.operate(cluster.Operation{Explain: &id}).Volumes[0]
+		if x.Next != nil || !strings.Contains(strings.Join(x.Waits, ";"), "node a has one") || !strings.Contains(x.Copies[1].State, "being drained") {
+			t.Errorf("%+v", x)
+		}
+		l.start("c")
+		l.within(time.Minute, "b is empty once there is another node", func() bool { return len(l.on("b")) == 0 && l.whole("b") })
+	})
+}
+
+func TestWhatIsExplained(t *testing.T) {
+	in(t, func(t *testing.T) {
+		l := grown(t, 1, "a", "b", "c")
+		id := l.cat().Volumes()[0].Volume
+		explain := func() cluster.Explanation { return l.operate(cluster.Operation{Explain: &id}).Volumes[0] }
+		if x := explain(); x.Next != nil || len(x.Waits) != 1 || x.Waits[0] != "nothing: all is as it should be" || x.Copies[0].Role == "" {
+			t.Errorf("%+v", x)
+		}
+		e, _ := l.cat().Volume(id)
+		follower := e.InSync[0].Node
+		if follower == e.Primary {
+			follower = e.InSync[1].Node
+		}
+		l.kill(follower)
+		time.Sleep(10 * time.Second)
+		if x := explain(); x.Next != nil || !strings.Contains(strings.Join(x.Waits, ";"), "after 10m0s a copy is made elsewhere") {
+			t.Errorf("%+v", x)
+		}
+		l.kill(e.Primary)
+		time.Sleep(10 * time.Second)
+		if x := explain(); x.Next != nil || !strings.Contains(strings.Join(x.Waits, ";"), "R7") {
+			t.Errorf("%+v", x)
+		}
+		none := volume.ID(9999)
+		if _, err := l.current().Operate(context.Background(), cluster.Operation{Explain: &none}); !errors.Is(err, volume.ErrNotFound) {
+			t.Errorf("a volume that is not: %v", err)
+		}
+		if _, err := l.current().Operate(context.Background(), cluster.Operation{}); !errors.Is(err, volume.ErrBadRequest) {
+			t.Errorf("no operation: %v", err)
+		}
+	})
+}

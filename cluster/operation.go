@@ -1,0 +1,55 @@
+package cluster
+
+import "weedd/volume"
+
+// Operation is what an operator asks of the leader. Exactly one member is set.
+type Operation struct {
+	Drain   *Drain       `json:"drain,omitempty"`
+	Repair  *Repair      `json:"repair,omitempty"`
+	Explain *volume.ID   `json:"explain,omitempty"`
+	Remove  *RemoveVoter `json:"remove,omitempty"`
+}
+
+// Drain asks for a node, or one directory of it, to be emptied. It holds until it
+// is undone, whoever leads.
+type Drain struct {
+	Node string `json:"node"`          // its id, or host:port of a public port of its volume role
+	Dir  string `json:"dir,omitempty"` // "" for all of it
+	Undo bool   `json:"undo,omitempty"`
+}
+
+// Repair asks for copies on nodes that are away now to be made anew at once,
+// without waiting for repair_after; DryRun, to tell only what would be done.
+type Repair struct {
+	DryRun bool `json:"dry_run,omitempty"`
+}
+
+// RemoveVoter asks for a master that is gone for good to be taken out of the group.
+type RemoveVoter struct {
+	Master string `json:"master"` // its node id, its address as the view shows it, or its raft id
+}
+
+// Outcome is the answer to an Operation.
+type Outcome struct {
+	Drain   *ViewDrain    `json:"drain,omitempty"`   // of Drain, unless it was undone
+	Volumes []Explanation `json:"volumes,omitempty"` // of Repair and Explain, by volume
+	More    int           `json:"more,omitempty"`    // volumes that were left out for their number
+}
+
+// Explanation says what is decided about a volume, what is seen of it, and what
+// the leader does about that, and why.
+type Explanation struct {
+	Entry  volume.Entry    `json:"entry"`
+	Copies []ExplainedCopy `json:"copies"`
+	Next   *volume.Entry   `json:"next,omitempty"`   // what the leader proposes now, nil for nothing; copy id 0: one that is made anew
+	Delete bool            `json:"delete,omitempty"` // it proposes to delete the volume
+	Why    string          `json:"why,omitempty"`    // of Next and Delete
+	Waits  []string        `json:"waits,omitempty"`  // what it waits for, and why it does nothing
+}
+
+// ExplainedCopy is one copy that an entry names.
+type ExplainedCopy struct {
+	volume.Holder
+	Role  string `json:"role"`  // "primary", "in sync" or "joining"
+	State string `json:"state"` // in words
+}
