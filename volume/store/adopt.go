@@ -45,7 +45,8 @@ type Adoption struct {
 //
 // A crash leaves the volume foreign, all bytes there, or ours. Reads go on
 // meanwhile; the Volume that was foreign is closed in the end. It may take long,
-// until ctx ends. One call at a time.
+// until ctx ends, and for as long as the disk hangs. One call at a time for each
+// volume.
 func (s *Store) Adopt(ctx context.Context, id volume.ID, a Adoption) (*Volume, error) {
 	v, err := s.Volume(id)
 	if err == nil {
@@ -70,12 +71,15 @@ func (s *Store) adopt(ctx context.Context, v *Volume, a Adoption) (*Volume, erro
 			return nil, errors.Join(err, removeFiles(s.opts.FS, b.base))
 		}
 	}
-	s.orders.Lock()
-	defer s.orders.Unlock()
+	o, err := s.begin(v.id)
+	if err != nil {
+		return nil, err
+	}
+	defer s.end(v.id, o)
 	if now, err := s.Volume(v.id); err != nil || now != v {
 		return nil, fmt.Errorf("%w: its files were moved meanwhile", volume.ErrStale)
 	}
-	err := a.Begin()
+	err = a.Begin()
 	switch {
 	case err != nil && !inPlace:
 		err = errors.Join(err, removeFiles(s.opts.FS, filepath.Join(v.dir.Path, adoptingName, filepath.Base(v.base))))

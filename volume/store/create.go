@@ -15,36 +15,39 @@ import (
 
 // Create makes a new, empty copy of a volume in the directory of the right disk
 // type where it has the most room, and makes it durable. It fails with volume.ErrExists
-// if any file of that volume is here, served or set aside (rule R6), and with
-// volume.ErrNoSpace if no directory has a slot and room.
+// if any file of that volume is here, served or set aside (rule R6), with
+// volume.ErrNoSpace if no directory has a slot and room, and with
+// volume.ErrUnavailable if the disk does not answer: nothing is made then.
 func (s *Store) Create(id volume.ID, spec volume.Spec, copy volume.CopyID) (*Volume, error) {
-	s.orders.Lock()
-	defer s.orders.Unlock()
-	v, err := s.create(id, spec, copy)
+	var v *Volume
+	err := s.order(id, func(o *order) (err error) {
+		v, err = s.create(o, id, spec, copy)
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("create volume %d: %w", id, err)
 	}
 	return v, nil
 }
 
-func (s *Store) create(id volume.ID, spec volume.Spec, copy volume.CopyID) (*Volume, error) {
+func (s *Store) create(o *order, id volume.ID, spec volume.Spec, copy volume.CopyID) (*Volume, error) {
 	if _, err := volume.ParseCollection(spec.Collection); err != nil {
 		return nil, err
 	}
 	if id == 0 || copy == 0 {
 		return nil, fmt.Errorf("%w: neither volume nor copy id may be 0", volume.ErrBadRequest)
 	}
-	d, err := s.roomiest(spec.Disk)
+	d, err := s.choose(o, spec.Disk)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.absent(id, baseName(id, spec.Collection)); err != nil {
+	base := filepath.Join(d.Path, baseName(id, spec.Collection))
+	if err := s.absent(id, base); err != nil {
 		return nil, err
 	}
 	if err := d.present(s.opts.FS); err != nil {
 		return nil, err
 	}
-	base := filepath.Join(d.Path, baseName(id, spec.Collection))
 	if err := s.writeNew(base, id, spec, copy); err != nil {
 		return nil, errors.Join(err, removeFiles(s.opts.FS, base))
 	}
@@ -53,12 +56,30 @@ func (s *Store) create(id volume.ID, spec volume.Spec, copy volume.CopyID) (*Vol
 		return nil, errors.Join(err, removeFiles(s.opts.FS, base))
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed || s.volumes[id] != nil {
+	closed := s.closed || s.volumes[id] != nil
+	if o.made = !closed && !o.given; o.made {
+		s.volumes[id] = v
+	}
+	s.mu.Unlock()
+	switch {
+	case o.made:
+		return v, nil
+	case closed:
 		return nil, errors.Join(volume.ErrClosed, v.closeFiles())
 	}
-	s.volumes[id] = v
-	return v, nil
+	s.opts.Log.Warn("a copy that was made too late is removed", "volume", id, "copy", copy, "dir", d.Path)
+	return nil, errors.Join(errLate, v.closeFiles(), removeFiles(s.opts.FS, base))
+}
+
+// choose picks the directory for what o makes.
+func (s *Store) choose(o *order, disk volume.DiskType) (*dir, error) {
+	s.place.Lock()
+	defer s.place.Unlock()
+	d, err := s.roomiest(disk)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	o.at = d
+	return d, err
 }
 
 // roomiest picks the directory for a new volume: where it gets the largest share
@@ -94,8 +115,9 @@ func (s *Store) Avoid(dirs []string) {
 	s.avoid = slices.Clone(dirs)
 }
 
-// absent makes sure that there is nothing of a volume.
-func (s *Store) absent(id volume.ID, name string) error {
+// absent makes sure that there is nothing of a volume in the store, and no file at
+// base. Other directories are not looked at again: one of them may hang.
+func (s *Store) absent(id volume.ID, base string) error {
 	s.mu.Lock()
 	path := ""
 	if v := s.volumes[id]; v != nil {
@@ -110,15 +132,9 @@ func (s *Store) absent(id volume.ID, name string) error {
 	if path != "" {
 		return fmt.Errorf("%w: %s", volume.ErrExists, path)
 	}
-	for _, d := range s.directories() {
-		if d.problem != "" || d.fenced() != nil { // what it has is seen when it is back
-			continue
-		}
-		for _, ext := range []string{extCopy, extDat, extIdx, extVif, extErasure} {
-			path := filepath.Join(d.Path, name) + ext
-			if there, err := vfs.Exists(s.opts.FS, path); err != nil || there {
-				return errors.Join(err, fmt.Errorf("%w: %s", volume.ErrExists, path))
-			}
+	for _, ext := range []string{extCopy, extDat, extIdx, extVif, extErasure} {
+		if there, err := vfs.Exists(s.opts.FS, base+ext); err != nil || there {
+			return errors.Join(err, fmt.Errorf("%w: %s", volume.ErrExists, base+ext))
 		}
 	}
 	return nil
@@ -156,7 +172,8 @@ func (s *Store) writeNew(base string, id volume.ID, spec volume.Spec, copy volum
 
 // Remove deletes the files of one copy, by order. The copy id must be that of
 // the copy here, else nothing is done and the error is volume.ErrStale; it is
-// volume.ErrNoVolume if there is none.
+// volume.ErrNoVolume if there is none, and volume.ErrUnavailable if the disk does
+// not answer: then it may be done later.
 func (s *Store) Remove(id volume.ID, copy volume.CopyID) error {
 	if err := s.doom(id, copy, ""); err != nil {
 		return fmt.Errorf("remove copy %s of volume %d: %w", copy, id, err)
@@ -181,8 +198,10 @@ func (s *Store) SetAsideCopy(id volume.ID, copy volume.CopyID, reason string) er
 // doom ends a copy: its files are moved away for a reason, or removed if that
 // is "".
 func (s *Store) doom(id volume.ID, copy volume.CopyID, reason string) error {
-	s.orders.Lock()
-	defer s.orders.Unlock()
+	return s.order(id, func(*order) error { return s.doomNow(id, copy, reason) })
+}
+
+func (s *Store) doomNow(id volume.ID, copy volume.CopyID, reason string) error {
 	d, base, v, err := s.find(id, copy, reason != "")
 	if err == nil {
 		err = d.writable(s.opts.FS)

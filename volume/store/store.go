@@ -9,7 +9,8 @@
 // and decides what is committed.
 //
 // A Store is safe for use at once; so are its volumes, within the limits that
-// type Volume states. It starts no goroutines but in Open, which waits for them.
+// type Volume states. A call that returns leaves no goroutine behind, unless a disk
+// does not answer.
 package store
 
 import (
@@ -74,10 +75,11 @@ type Options struct {
 type Store struct {
 	opts Options
 
-	orders sync.Mutex // held by Create, Remove and SetAsideCopy; before mu
+	place sync.Mutex // held while a directory is chosen for a new volume; before mu
 
-	mu      sync.Mutex // not held during I/O on data; guards what follows
-	dirs    []*dir     // each is replaced, not changed, when its disk turns up later
+	mu      sync.Mutex           // not held during I/O on data; guards what follows
+	orders  map[volume.ID]*order // under way
+	dirs    []*dir               // each is replaced, not changed, when its disk turns up later
 	volumes map[volume.ID]*Volume
 	aside   []aside
 	avoid   []string // directories that get no new volumes
@@ -105,7 +107,7 @@ func Open(o Options) (*Store, error) {
 	if o.Sync != SyncGroup && o.Sync != SyncOS {
 		return nil, fmt.Errorf("store: sync %q is neither %q nor %q", o.Sync, SyncGroup, SyncOS)
 	}
-	s := &Store{opts: o, volumes: map[volume.ID]*Volume{}}
+	s := &Store{opts: o, volumes: map[volume.ID]*Volume{}, orders: map[volume.ID]*order{}}
 	all := make([]found, len(o.Dirs))
 	var wait sync.WaitGroup
 	for i, spec := range o.Dirs {
@@ -343,7 +345,7 @@ func (s *Store) Disks() []volume.DiskReport {
 	return list
 }
 
-// used counts the volumes of each directory.
+// used counts the volumes of each directory, with those that are being made.
 func (s *Store) used() map[*dir]int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -356,10 +358,16 @@ func (s *Store) used() map[*dir]int {
 			used[a.dir]++
 		}
 	}
+	for _, o := range s.orders {
+		if o.at != nil && !o.made {
+			used[o.at]++
+		}
+	}
 	return used
 }
 
-// Close closes the volumes and gives the directories free. Close twice is fine.
+// Close closes the volumes and gives the directories free. A disk that hangs is
+// not waited for, which is an error: volume.ErrUnavailable. Close twice is fine.
 func (s *Store) Close() error {
 	s.mu.Lock()
 	done := s.closed
@@ -368,14 +376,13 @@ func (s *Store) Close() error {
 	if done {
 		return nil
 	}
-	var err error
-	for _, v := range s.Volumes() {
-		err = errors.Join(err, v.Close())
+	dirs := s.directories()
+	errs := make([]error, len(dirs))
+	var all sync.WaitGroup
+	for i, d := range dirs {
+		volumes := slices.DeleteFunc(s.Volumes(), func(v *Volume) bool { return v.dir != d })
+		all.Go(func() { errs[i] = s.closeDir(d, volumes) })
 	}
-	for _, d := range s.directories() {
-		if d.lock != nil {
-			err = errors.Join(err, d.lock.Close())
-		}
-	}
-	return err
+	all.Wait()
+	return errors.Join(errs...)
 }
