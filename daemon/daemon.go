@@ -18,6 +18,8 @@ import (
 	"net/http"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
@@ -34,9 +36,10 @@ import (
 type Options struct {
 	Log     *slog.Logger
 	Version string
-	// Reload brings configurations to change to while the daemon runs. Only what
-	// changes live may differ. May be nil.
-	Reload <-chan config.Config
+	// Reload brings wishes to reload while the daemon runs. The function reads the
+	// configuration again and gives the one to change to; only what changes live may
+	// differ. Run calls one at a time. May be nil.
+	Reload <-chan func() config.Config
 	// Ready is called once, when the node first serves all it should. May be nil.
 	Ready func()
 	// Cut makes this node lose what it sends to the internal and gossip addresses
@@ -60,6 +63,8 @@ type Daemon struct {
 	metrics *prometheus.Registry
 	master  *masterRole // nil without the role
 	volume  *volumeRole // nil without the role
+
+	stopLimit atomic.Int64 // Limits.Stop in force, in nanoseconds
 
 	fatal    chan error // what the process cannot go on after
 	stopping chan struct{}
@@ -94,6 +99,7 @@ func Open(cfg config.Config, o Options) (_ *Daemon, err error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
+	d.stopLimit.Store(int64(cfg.Limits.Stop))
 	if d.dir, err = openDataDir(cfg.Data); err != nil {
 		return nil, err
 	}
@@ -240,7 +246,6 @@ func (d *Daemon) Run(ctx context.Context) error {
 		g.Go(func() error { return d.volume.run(inner) })
 	}
 	g.Go(func() error { return d.watch(inner) })
-	g.Go(func() error { return d.reload(inner) })
 	g.Go(func() error {
 		defer cancel()
 		select {
@@ -267,8 +272,10 @@ func (d *Daemon) Run(ctx context.Context) error {
 
 // stop is the planned stop. What takes longer than Limits.Stop is cut off.
 func (d *Daemon) stop() error {
-	ctx, cancel := context.WithTimeout(context.Background(), d.cfg.Limits.Stop)
+	within := time.Duration(d.stopLimit.Load())
+	ctx, cancel := context.WithTimeout(context.Background(), within)
 	defer cancel()
+	d.notifyStopping(within)
 	d.stopOnce.Do(func() { close(d.stopping) })
 	d.mesh.SetSelf(func(n *cluster.Node) { n.Ready = false })
 	for _, s := range d.servers() {
@@ -337,25 +344,6 @@ func (d *Daemon) Reasons() (reasons []string) {
 		reasons = append(reasons, d.volume.server.Ready()...)
 	}
 	return reasons
-}
-
-// reload follows configurations that change live.
-func (d *Daemon) reload(ctx context.Context) error {
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case cfg := <-d.opts.Reload:
-			d.mesh.SetJoin(cfg.Join())
-			if d.master != nil {
-				d.master.setLimits(cfg)
-			}
-			if d.volume != nil {
-				d.volume.setLimits(cfg)
-			}
-			d.log.Debug("limits and join list are as configured now")
-		}
-	}
 }
 
 func ignoreClosed(err error) error {

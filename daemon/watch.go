@@ -11,12 +11,19 @@ import (
 	sd "github.com/coreos/go-systemd/v22/daemon"
 
 	"weedd/cluster"
+	"weedd/daemon/config"
 )
 
 // watchEvery is how often the node looks at itself.
 const watchEvery = 250 * time.Millisecond
 
-// watch tells gossip, systemd and the program round it how the node is.
+// closeWithin is what a planned stop may take besides Limits.Stop: to close the
+// files of all volumes. systemd is asked not to kill the process before, should
+// its own TimeoutStopSec be shorter.
+const closeWithin = 15 * time.Second
+
+// watch tells gossip, systemd and the program round it how the node is, and reloads
+// the configuration when asked to: so systemd hears all of it in order.
 //
 // systemd hears READY when the ports serve, not when the cluster has a quorum:
 // three hosts that boot one after another must not wait for one another, and
@@ -42,9 +49,10 @@ func (d *Daemon) watch(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-d.stopping:
-			d.notify(sd.SdNotifyStopping + "\nSTATUS=stopping: hands over and finishes requests")
 			<-ctx.Done()
 			return nil
+		case again := <-d.opts.Reload:
+			d.reload(again)
 		case <-tick.C:
 		}
 	}
@@ -80,6 +88,28 @@ func (d *Daemon) look(s *state) {
 			d.opts.Ready()
 		}
 	}
+}
+
+// reload changes to what is configured now. systemd counts the reload as done with
+// the second message.
+func (d *Daemon) reload(again func() config.Config) {
+	d.notify(sd.SdNotifyReloading + "\n" + sd.SdNotifyMonotonicUsec())
+	cfg := again()
+	d.mesh.SetJoin(cfg.Join())
+	d.stopLimit.Store(int64(cfg.Limits.Stop))
+	if d.master != nil {
+		d.master.setLimits(cfg)
+	}
+	if d.volume != nil {
+		d.volume.setLimits(cfg)
+	}
+	d.notify(sd.SdNotifyReady)
+}
+
+// notifyStopping tells systemd that the planned stop begins, and how long it may take.
+func (d *Daemon) notifyStopping(within time.Duration) {
+	d.notify(fmt.Sprintf("%s\nSTATUS=stopping: hands over and finishes requests\nEXTEND_TIMEOUT_USEC=%d",
+		sd.SdNotifyStopping, (within + closeWithin).Microseconds()))
 }
 
 // notify tells systemd; without it, nothing happens.

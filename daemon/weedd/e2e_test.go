@@ -52,6 +52,8 @@ type node struct {
 	data   string
 	log    string
 
+	env []string // beside the test's own
+
 	cmd    *exec.Cmd
 	exited chan struct{} // closed when the process has ended
 }
@@ -74,6 +76,7 @@ func TestE2E(t *testing.T) {
 	binary := build(t)
 	t.Run("mistakes are refused at start", func(t *testing.T) { mistakes(t, binary) })
 	t.Run("one node takes the first upload within two seconds", func(t *testing.T) { firstUpload(t, binary) })
+	t.Run("systemd is told what it waits for", func(t *testing.T) { systemd(t, binary) })
 	t.Run("every node serves and clients do not notice that one fails", func(t *testing.T) { failing(t, binary) })
 	t.Run("no fault of one process costs a request", func(t *testing.T) { faults(t, binary) })
 	t.Run("an upload outlives the leader", func(t *testing.T) { uploadOutlivesLeader(t, binary) })
@@ -133,7 +136,7 @@ func (n *node) start() {
 	n.cmd = exec.Command(n.binary, "run", "--config", n.config)
 	n.cmd.Stderr = log
 	// The place is shared by three, and a volume of the default size needs 30 GB of it.
-	n.cmd.Env = append(os.Environ(), "WEEDD_MASTER_VOLUME_SIZE_LIMIT=1GiB")
+	n.cmd.Env = append(os.Environ(), append(n.env, "WEEDD_MASTER_VOLUME_SIZE_LIMIT=1GiB")...)
 	n.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // should the test itself be killed
 	if err := n.cmd.Start(); err != nil {
 		n.t.Fatal(err)
@@ -747,18 +750,7 @@ func mistakes(t *testing.T, binary string) {
 
 // firstUpload is the promise of the README: the first upload on an empty cluster.
 func firstUpload(t *testing.T, binary string) {
-	n := &node{t: t, binary: binary, addr: fmt.Sprintf("127.%d.%d.9", 1+rand.IntN(254), rand.IntN(255))}
-	dir := t.TempDir()
-	n.config, n.log, n.data = filepath.Join(dir, "weedd.toml"), filepath.Join(dir, "log"), filepath.Join(dir, "data")
-	text, err := os.ReadFile("../../configs/one-node.toml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	config := strings.NewReplacer(`"./data"`, fmt.Sprintf("%q", n.data), "127.0.0.1", n.addr).Replace(string(text))
-	if err := os.WriteFile(n.config, []byte(config), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(n.kill)
+	n := loneNode(t, binary)
 	began := time.Now()
 	n.start()
 	await(t, 10*time.Second, "the first upload succeeds", func() error {
@@ -772,4 +764,22 @@ func firstUpload(t *testing.T, binary string) {
 		t.Errorf("the first upload took %s from the start", took)
 	}
 	stop(t, n)
+}
+
+// loneNode prepares a node from configs/ that is a cluster of its own.
+func loneNode(t *testing.T, binary string) *node {
+	t.Helper()
+	n := &node{t: t, binary: binary, addr: fmt.Sprintf("127.%d.%d.9", 1+rand.IntN(254), rand.IntN(255))}
+	dir := t.TempDir()
+	n.config, n.log, n.data = filepath.Join(dir, "weedd.toml"), filepath.Join(dir, "log"), filepath.Join(dir, "data")
+	text, err := os.ReadFile("../../configs/one-node.toml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := strings.NewReplacer(`"./data"`, fmt.Sprintf("%q", n.data), "127.0.0.1", n.addr).Replace(string(text))
+	if err := os.WriteFile(n.config, []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(n.kill)
+	return n
 }

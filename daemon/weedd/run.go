@@ -19,8 +19,8 @@ import (
 
 // hooks are how a running daemon and this package talk.
 type hooks struct {
-	reload  <-chan config.Config // a configuration to change to; only what changes live differs from the one before
-	ready   func()               // to be called once, when requests are served
+	reload  <-chan func() config.Config // reads the configuration again and gives the one to change to; only what changes live differs
+	ready   func()                      // to be called once, when requests are served
 	version string
 }
 
@@ -101,10 +101,9 @@ type process struct {
 	stderr  io.Writer
 	hints   io.Writer // nil for none
 
-	cfg     config.Config // in force
+	cfg     config.Config // in force; the daemon's from its start on, as it calls again
 	log     *slog.Logger
 	logging *logControl
-	reload  chan config.Config
 }
 
 func (p *process) run(ctx context.Context, serve daemonFunc) error {
@@ -114,7 +113,7 @@ func (p *process) run(ctx context.Context, serve daemonFunc) error {
 	}
 	p.cfg = cfg
 	p.log, p.logging = newLog(p.stderr, cfg.Log)
-	p.reload = make(chan config.Config, 1)
+	reload := make(chan func() config.Config, 1)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 
@@ -122,7 +121,7 @@ func (p *process) run(ctx context.Context, serve daemonFunc) error {
 	p.log.Info("starting", "version", version, "config", p.path, "roles", cfg.Roles.String(), "address", cfg.Address, "data", cfg.Data)
 	done := make(chan error, 1)
 	go func() {
-		done <- serve(ctx, cfg, p.log, hooks{reload: p.reload, ready: func() { p.ready(cfg) }, version: version})
+		done <- serve(ctx, cfg, p.log, hooks{reload: reload, ready: func() { p.ready(cfg) }, version: version})
 	}()
 	for {
 		select {
@@ -130,7 +129,10 @@ func (p *process) run(ctx context.Context, serve daemonFunc) error {
 			return p.end(ctx, err)
 		case s := <-p.signals:
 			if s == syscall.SIGHUP {
-				p.again()
+				select {
+				case reload <- p.again:
+				default: // one that has not begun yet will read the newest
+				}
 				continue
 			}
 			p.log.Info("stopping; a second signal stops at once", "signal", s.String())
@@ -151,33 +153,33 @@ func (p *process) end(ctx context.Context, err error) error {
 	return &saidError{err}
 }
 
-// again reads the configuration again. One with faults changes nothing.
-func (p *process) again() {
+// again reads the configuration again and gives the one that is in force then. One
+// with faults changes nothing.
+func (p *process) again() config.Config {
 	next, err := p.load()
 	if err != nil {
-		var faults *config.Error
-		if !errors.As(err, &faults) {
-			p.log.Error("configuration not reloaded", "config", p.path, "err", err)
-			return
-		}
-		for _, c := range faults.Complaints {
-			p.log.Error("configuration not reloaded", "config", p.path, "fault", c.Error())
-		}
-		return
+		p.refuse(err)
+		return p.cfg
 	}
 	live, restart := config.Diff(p.cfg, next)
 	p.cfg = config.Live(p.cfg, next)
 	p.logging.set(p.cfg.Log)
-	if len(live) > 0 {
-		select {
-		case <-p.reload: // not taken yet, and out of date now
-		default:
-		}
-		p.reload <- p.cfg
-	}
 	p.log.Info("configuration reloaded", "config", p.path, "changed", live)
 	if len(restart) > 0 {
 		p.log.Warn("some changes need a restart and are not in force", "keys", restart)
+	}
+	return p.cfg
+}
+
+// refuse logs every fault.
+func (p *process) refuse(err error) {
+	var faults *config.Error
+	if !errors.As(err, &faults) {
+		p.log.Error("configuration not reloaded", "config", p.path, "err", err)
+		return
+	}
+	for _, c := range faults.Complaints {
+		p.log.Error("configuration not reloaded", "config", p.path, "fault", c.Error())
 	}
 }
 
