@@ -16,7 +16,7 @@ COMPILE      = CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.versi
 RACE := $(shell command -v $$($(GO) env CC) >/dev/null 2>&1 && echo -race)
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test check generate packages e2e chaos faults bench fuzz clean
+.PHONY: help run build test check generate packages check-packages e2e chaos faults bench fuzz clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -59,6 +59,9 @@ packages: ## build dist/*.deb and dist/*.rpm for ARCHES (amd64 arm64)
 			ARCH=$$arch VERSION='$(VERSION)' $(GO) run $(NFPM) package --config packaging/nfpm.yaml --packager $$format --target dist/; \
 		done; \
 	done
+
+check-packages: packages ## check units, packages and what they do to a host; needs systemd, lintian, rpm
+	NFPM=$(NFPM) packaging/check
 
 e2e: ## test the built program: three processes, kill -9, all of Go's source as input
 	$(GO) test -tags e2e -timeout 15m -count 1 -run TestE2E ./daemon/weedd/

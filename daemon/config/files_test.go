@@ -2,6 +2,7 @@ package config
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -241,5 +242,22 @@ func TestSizesAreWrittenAsTheyAreRead(t *testing.T) {
 		if got, err := ParseSize(text); err == nil {
 			t.Errorf("%q was taken as %d", text, got)
 		}
+	}
+}
+
+// A stop that the unit gives up too early would cut off requests and leave files to
+// be recovered.
+func TestTheUnitWaitsLongerThanAPlannedStop(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../../packaging/systemd/10-common.conf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var seconds int
+	for line := range strings.Lines(string(text)) {
+		_, _ = fmt.Sscanf(line, "TimeoutStopSec=%d", &seconds)
+	}
+	if unit, stop := time.Duration(seconds)*time.Second, Default().Limits.Stop; unit <= stop+15*time.Second {
+		t.Errorf("TimeoutStopSec is %s, and limits.stop is %s", unit, stop)
 	}
 }
