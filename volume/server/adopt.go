@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"weedd/volume"
@@ -58,14 +59,21 @@ func (s *Server) adoptLater(e volume.Entry, h volume.Holder, v *store.Volume) {
 	}
 }
 
-// adoptLoop carries out orders to adopt, one at a time: each reads a whole
-// volume.
+// adoptLoop carries out orders to adopt, one at a time: each reads a whole volume,
+// and keeps a list of what is in it. One whose disk hangs is not waited for.
 func (s *Server) adoptLoop(ctx context.Context) {
 	tick := time.NewTicker(adoptAgainFirst)
 	defer tick.Stop()
+	var work sync.WaitGroup
+	defer work.Wait()
 	for {
 		for a := s.nextAdoption(); a != nil && ctx.Err() == nil; a = s.nextAdoption() {
-			s.adoptOne(ctx, a)
+			ended := make(chan struct{})
+			work.Go(func() {
+				defer close(ended)
+				s.adoptOne(ctx, a)
+			})
+			s.awaitAdoption(ctx, a.entry.Volume, ended)
 		}
 		select {
 		case <-ctx.Done():
@@ -76,13 +84,34 @@ func (s *Server) adoptLoop(ctx context.Context) {
 	}
 }
 
-// nextAdoption gives the order that is due, nil if none is.
+// awaitAdoption waits until ended is closed, or the disk of the volume hangs.
+func (s *Server) awaitAdoption(ctx context.Context, id volume.ID, ended <-chan struct{}) {
+	tick := time.NewTicker(adoptAgainFirst)
+	defer tick.Stop()
+	for !s.reach(id).Unread {
+		select {
+		case <-ended:
+			return
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// nextAdoption gives the order that is due, nil if none is, and marks it as under
+// way. Those on disks that cannot be read wait.
 func (s *Server) nextAdoption() *adoption {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var next *adoption
-	for _, a := range s.adopting {
-		if !a.never && !a.due.After(s.opts.Now()) && (next == nil || cmp.Or(a.due.Compare(next.due), cmp.Compare(a.entry.Volume, next.entry.Volume)) < 0) {
+	defer func() {
+		if next != nil {
+			s.underWay[next.entry.Volume] = true
+		}
+	}()
+	for id, a := range s.adopting {
+		if !a.never && !s.underWay[id] && !s.reach(a.entry.Volume).Unread && !a.due.After(s.opts.Now()) && (next == nil || cmp.Or(a.due.Compare(next.due), cmp.Compare(a.entry.Volume, next.entry.Volume)) < 0) {
 			next = a
 		}
 	}
@@ -97,6 +126,7 @@ func (s *Server) adoptOne(ctx context.Context, a *adoption) {
 	}
 	s.mu.Lock()
 	current := s.adopting[id] == a
+	delete(s.underWay, id)
 	switch {
 	case err == nil && current:
 		delete(s.adopting, id)
@@ -227,8 +257,8 @@ func (s *Server) ordered(id volume.ID) volume.Entry {
 // start runs a copy that was just adopted.
 func (s *Server) start(e volume.Entry, h volume.Holder, v *store.Volume) {
 	id := v.ID()
-	s.keepMu.Lock()
-	defer s.keepMu.Unlock()
+	k := s.keep(id)
+	defer s.free(id, k)
 	s.forget(id, e.Version, h.Copy)
 	r := s.open(v)
 	s.mu.Lock()

@@ -18,10 +18,15 @@ const (
 )
 
 // Run keeps a heartbeat with the leading master for ever, and obeys. It returns
-// nil when ctx has ended, and owns nothing then.
+// nil when ctx has ended, and owns nothing then, but for what waits for a disk that
+// hangs.
 func (s *Server) Run(ctx context.Context) error {
 	var work sync.WaitGroup
-	defer work.Wait()
+	defer func() {
+		if err := inTime(func() error { work.Wait(); return nil }); err != nil {
+			s.log.Error("work on a disk is left behind", "err", err)
+		}
+	}()
 	work.Go(func() { s.dropLoop(ctx) })
 	work.Go(func() { s.adoptLoop(ctx) })
 	work.Go(func() { s.emptyLoop(ctx) })

@@ -26,9 +26,9 @@ func (s *Server) disksChanged(found []*store.Volume) {
 
 // serveFound starts the copy v, unless another one of its volume is here.
 func (s *Server) serveFound(v *store.Volume) {
-	s.keepMu.Lock()
-	defer s.keepMu.Unlock()
 	id := v.ID()
+	k := s.keep(id)
+	defer s.free(id, k)
 	if now, err := s.opts.Store.Volume(id); err != nil || now != v || s.copy(id) != nil || foreign(v) {
 		return
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -132,4 +133,73 @@ func TestADiskInTroubleIsFencedAndServedElsewhere(t *testing.T) {
 			c.wantSame(1, "a", "b")
 		})
 	}
+}
+
+// While one disk of a node hangs, and never answers again, orders for the other
+// disk are carried out, entries are learned, reports go on, and the node stops.
+func TestADiskThatHangsHoldsUpNoOtherOrderNorTheStop(t *testing.T) {
+	t.Parallel()
+	c := start(t, "b")
+	c.second = true
+	n := c.boot("a", faultfs.New(5))
+	for id := volume.ID(1); id <= 4; id++ { // one after the other, so on both disks
+		c.master.grow(id, spec000, "a")
+		c.open(id, 1)
+		n.mustPut(t, fileID(id, 1), "one")
+	}
+	on := map[string][]volume.ID{}
+	for _, v := range n.disk.Volumes() {
+		on[v.Dir()] = append(on[v.Dir()], v.ID())
+	}
+	if len(on["/data"]) != 2 || len(on["/data2"]) != 2 {
+		t.Fatalf("volumes on disks: %v", on)
+	}
+	stuck := make(chan struct{})
+	release := sync.OnceFunc(func() { n.fs.SetHang(nil); close(stuck) })
+	defer release()
+	n.fs.SetHang(func(op faultfs.Op) <-chan struct{} {
+		if strings.HasPrefix(op.Path, "/data2") {
+			return stuck
+		}
+		return nil
+	})
+	drop := func(id volume.ID) {
+		e := c.master.entry(id)
+		c.master.order("a", volume.Drop{Volume: id, Copy: e.InSync[0].Copy, Epoch: e.Epoch, Deleted: true})
+	}
+	c.master.grow(5, spec000, "a") // to either
+	c.master.grow(6, spec000, "a") // to the other
+	drop(on["/data2"][0])
+	drop(on["/data"][0])
+	c.eventually("a copy is dropped from the disk that is well", func() bool {
+		_, err := n.disk.Volume(on["/data"][0])
+		return errors.Is(err, volume.ErrNoVolume)
+	})
+	c.eventually("a copy is made on it, and the other is reported failed", func() bool {
+		made, failed := 0, 0
+		for _, id := range []volume.ID{5, 6} {
+			switch c.master.report("a", id).State {
+			case volume.CopyHealthy:
+				made++
+			case volume.CopyFailed:
+				failed++
+			}
+		}
+		return made == 1 && failed == 1
+	})
+	c.eventually("the disk is reported fenced", func() bool { return strings.Contains(n.Status().Disks[1].Fenced, "not answered") })
+	id := on["/data"][1]
+	n.mustPut(t, fileID(id, 2), "two")
+
+	n.run()
+	if err := n.Close(); err != nil && !errors.Is(err, volume.ErrUnavailable) {
+		t.Errorf("close the server: %v", err)
+	}
+	if err := errors.Join(n.disk.Close(), n.conns.Close()); !errors.Is(err, volume.ErrUnavailable) || !strings.Contains(err.Error(), "/data2") {
+		t.Errorf("close the store: %v", err)
+	}
+	c.mu.Lock()
+	n.down = true
+	c.mu.Unlock()
+	release()
 }

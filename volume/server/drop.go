@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"sync"
 	"time"
 
 	"weedd/volume"
@@ -15,37 +16,73 @@ import (
 // dropAgain is how long a drop waits whose conditions did not hold.
 const dropAgain = 10 * time.Second
 
-// dropLoop carries out orders to delete, one at a time: comparing copies may
-// take long, and must not hold other orders up.
+// dropLoop carries out orders to delete, for each directory one at a time: comparing
+// copies may take long and must not hold other orders up, nor may a disk that hangs
+// those for another one.
 func (s *Server) dropLoop(ctx context.Context) {
 	tick := time.NewTicker(dropAgain)
 	defer tick.Stop()
+	var work sync.WaitGroup
+	defer work.Wait()
+	ended := make(chan string)
+	busy, missed := map[string]bool{}, false
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-s.dropNow:
 		case <-tick.C:
-		}
-		s.mu.Lock()
-		var pending []volume.Drop
-		for _, d := range s.drops {
-			pending = append(pending, d)
-		}
-		s.mu.Unlock()
-		for _, d := range pending {
-			if err := s.drop(ctx, d); err != nil {
-				if ctx.Err() == nil {
-					s.log.Warn("copy is not dropped yet", "volume", d.Volume, "copy", d.Copy, "epoch", d.Epoch, "err", err)
-				}
+		case dir := <-ended:
+			if delete(busy, dir); !missed {
 				continue
 			}
-			s.mu.Lock()
-			if now := s.drops[d.Volume]; now.Copy == d.Copy && now.Epoch == d.Epoch {
-				delete(s.drops, d.Volume)
-			}
-			s.mu.Unlock()
 		}
+		missed = false
+		for dir, drops := range s.pendingDrops() {
+			if missed = missed || busy[dir]; busy[dir] {
+				continue
+			}
+			busy[dir] = true
+			work.Go(func() {
+				s.dropAll(ctx, drops)
+				select {
+				case ended <- dir:
+				case <-ctx.Done():
+				}
+			})
+		}
+	}
+}
+
+// pendingDrops lists the orders that were not carried out, by the directory of the
+// copy; "" for copies that are not here.
+func (s *Server) pendingDrops() map[string][]volume.Drop {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	pending := map[string][]volume.Drop{}
+	for _, d := range s.drops {
+		dir := ""
+		if v, err := s.opts.Store.Volume(d.Volume); err == nil {
+			dir = v.Dir()
+		}
+		pending[dir] = append(pending[dir], d)
+	}
+	return pending
+}
+
+func (s *Server) dropAll(ctx context.Context, drops []volume.Drop) {
+	for _, d := range drops {
+		if err := s.drop(ctx, d); err != nil {
+			if ctx.Err() == nil {
+				s.log.Warn("copy is not dropped yet", "volume", d.Volume, "copy", d.Copy, "epoch", d.Epoch, "err", err)
+			}
+			continue
+		}
+		s.mu.Lock()
+		if now := s.drops[d.Volume]; now.Copy == d.Copy && now.Epoch == d.Epoch {
+			delete(s.drops, d.Volume)
+		}
+		s.mu.Unlock()
 	}
 }
 
@@ -80,8 +117,8 @@ func (s *Server) drop(ctx context.Context, d volume.Drop) error {
 			end = s.putAside(err)
 		}
 	}
-	s.keepMu.Lock()
-	defer s.keepMu.Unlock()
+	k := s.keep(d.Volume)
+	defer s.free(d.Volume, k)
 	if r := s.copy(d.Volume); r != nil && !d.Deleted {
 		if h, _, ok := r.Entry().Holder(s.opts.Node); ok && h.Copy == d.Copy && r.Entry().Epoch >= d.Epoch {
 			return fmt.Errorf("%w: an entry names it again", volume.ErrStale)

@@ -49,6 +49,7 @@ type cluster struct {
 	master *fakeMaster
 	sent   atomic.Int64  // bytes of records in batches between copies
 	scrub  time.Duration // of nodes started from now on
+	second bool          // nodes started from now on have another disk, at /data2
 	frozen atomic.Value  // volume.NodeID: takes writes that are passed on, and never answers
 
 	mu    sync.Mutex
@@ -97,7 +98,11 @@ func (c *cluster) boot(id volume.NodeID, fs *faultfs.FS) *node {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	disk, err := store.Open(store.Options{FS: fs, Dirs: []store.Dir{{Path: "/data", Max: 100, Init: true}}, Ledger: ledger, MinFree: minFree, Log: log, Now: time.Now})
+	dirs := []store.Dir{{Path: "/data", Max: 100, Init: true}}
+	if c.second {
+		dirs = append(dirs, store.Dir{Path: "/data2", Max: 100, Init: true})
+	}
+	disk, err := store.Open(store.Options{FS: fs, Dirs: dirs, Ledger: ledger, MinFree: minFree, Log: log, Now: time.Now})
 	if err != nil {
 		c.t.Fatalf("open store of %s: %v", id, err)
 	}

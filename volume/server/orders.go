@@ -22,9 +22,7 @@ func (s *Server) obey(o volume.Orders) {
 		s.empty(*o.Drain)
 	}
 	for _, e := range o.Entries {
-		s.keepMu.Lock()
-		s.obeyEntryLocked(e)
-		s.keepMu.Unlock()
+		s.obeyEntry(e)
 	}
 	if len(o.Entries) > 0 {
 		s.wakeEmpty()
@@ -72,8 +70,9 @@ func (s *Server) accept(cluster string) error {
 	return nil
 }
 
-// obeyEntryLocked learns an entry, or makes the copy that it orders (rule R6).
-func (s *Server) obeyEntryLocked(e volume.Entry) {
+// obeyKept learns an entry, or reports whether a copy is to be made by it (rule R6).
+// It touches no disk.
+func (s *Server) obeyKept(e volume.Entry) (toMake bool) {
 	h, inSync, named := e.Holder(s.opts.Node)
 	v, err := s.opts.Store.Volume(e.Volume)
 	if err != nil {
@@ -86,7 +85,7 @@ func (s *Server) obeyEntryLocked(e volume.Entry) {
 	case named && inSync && e.State == volume.StateNew && e.Adopted() && (v == nil || v.CopyID() != h.Copy):
 		s.adoptLater(e, h, v)
 	case named && (v == nil || v.CopyID() != h.Copy || foreign(v)):
-		s.missingLocked(e, h, inSync, v)
+		return s.missing(e, h, inSync, v)
 	default:
 		s.mu.Lock()
 		delete(s.lost, e.Volume)
@@ -96,6 +95,7 @@ func (s *Server) obeyEntryLocked(e volume.Entry) {
 		}
 		s.learn(e)
 	}
+	return false
 }
 
 // forget lets the ledger forget the copies of a volume that an entry of this
@@ -113,40 +113,43 @@ func (s *Server) learn(e volume.Entry) {
 	}
 }
 
-// missingLocked handles an entry that names a copy that is not here; v is what
-// is here instead, or nil. Files are made only for a new volume or a joining
+// missing handles an entry that names a copy that is not here, and reports whether
+// it is to be made; v is what is here instead, or nil. Files are made only for a new volume or a joining
 // copy, and never again for one that was made before, by the ledger: whatever it
 // had acknowledged is gone, so it must not count under the same id.
-func (s *Server) missingLocked(e volume.Entry, h volume.Holder, inSync bool, v *store.Volume) {
+func (s *Server) missing(e volume.Entry, h volume.Holder, inSync bool, v *store.Volume) (toMake bool) {
 	made := s.opts.Ledger.Made(e.Volume, h.Copy)
 	s.mu.Lock()
 	was, lost := s.lost[e.Volume]
 	s.mu.Unlock()
 	if lost && was.Copy == h.Copy && (was.State == volume.CopyLost || made) {
-		return
+		return false
 	}
 	_, blocked := s.opts.Store.Here(e.Volume)
 	switch {
 	case inSync && e.State != volume.StateNew:
 		s.lose(e, h, volume.CopyReport{State: volume.CopyLost, Reason: "no copy with this id is on this node"})
 		s.learn(e)
-		return
 	case made:
 		s.lose(e, h, volume.CopyReport{State: volume.CopyLost, Reason: "this node has made the copy before, and its files are gone"})
 		s.learn(e)
-		return
 	case blocked && !s.madeFrom(e, v):
 		s.lose(e, h, volume.CopyReport{State: volume.CopyFailed, Blocked: true,
 			Reason: "files of another program for a volume of this number are on this node"})
-		return
 	case v != nil && v.Reach().Fenced != nil: // it cannot be moved out of the way
 		s.lose(e, h, volume.CopyReport{State: volume.CopyFailed, Reason: v.Reach().Fenced.Error()})
-		return
 	case v != nil && newestEpoch(v) > e.Epoch:
 		s.log.Warn("order to replace a copy refused: it knows a newer epoch", "volume", e.Volume, "copy", v.CopyID(), "epoch", e.Epoch)
-		return
+	default:
+		return true
 	}
-	fresh, err := s.makeLocked(e, h)
+	return false
+}
+
+// makeCopy makes the copy that e orders, and runs it.
+func (s *Server) makeCopy(e volume.Entry) {
+	h, _, _ := e.Holder(s.opts.Node)
+	fresh, err := s.makeFiles(e, h)
 	switch {
 	case errors.Is(err, volume.ErrStale):
 		s.log.Warn("order to make a copy refused", "volume", e.Volume, "copy", h.Copy, "epoch", e.Epoch, "err", err)
@@ -159,19 +162,26 @@ func (s *Server) missingLocked(e volume.Entry, h volume.Holder, inSync bool, v *
 	s.forget(e.Volume, e.Version, h.Copy)
 	r := s.open(fresh)
 	s.mu.Lock()
-	s.copies[e.Volume] = r
-	delete(s.lost, e.Volume)
+	closed := s.closed
+	if !closed {
+		s.copies[e.Volume] = r
+		delete(s.lost, e.Volume)
+	}
 	s.mu.Unlock()
+	if closed {
+		_ = r.Close() // it has done nothing yet
+		return
+	}
 	r.Learn(e)
 	s.touch(e.Volume)
 }
 
-// makeLocked makes the files of the copy h, once it is in the ledger. What is in
+// makeFiles makes the files of the copy h, once it is in the ledger. What is in
 // its place is set aside, never deleted: copies of ours, the one that is served
 // and those that the store found and did not trust, and foreign files that the
 // volume was adopted from. volume.ErrStale means that a
 // later entry has ordered another one.
-func (s *Server) makeLocked(e volume.Entry, h volume.Holder) (*store.Volume, error) {
+func (s *Server) makeFiles(e volume.Entry, h volume.Holder) (*store.Volume, error) {
 	if err := s.opts.Ledger.Make(e.Volume, h.Copy, e.Version); err != nil {
 		return nil, err
 	}
@@ -205,7 +215,7 @@ func (s *Server) closeCopy(id volume.ID) error {
 	if r == nil {
 		return nil
 	}
-	if err := r.Close(); err != nil {
+	if err := inTime(r.Close); err != nil {
 		return fmt.Errorf("close copy of volume %d: %w", id, err)
 	}
 	return nil

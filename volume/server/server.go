@@ -141,7 +141,8 @@ type Server struct {
 	emptyNow  chan struct{} // a level: a copy that leads may have to hand over
 	surveying chan struct{} // holds a token while a survey runs for another node
 
-	keepMu sync.Mutex // held while copies are made, set aside or dropped; before mu
+	work   sync.WaitGroup // of goroutines that make copies; counts up under mu before closed
+	making chan struct{}  // holds a token for each copy that is being made
 
 	// mu is never held while a method of a copy is called: copies call touch
 	// with their own lock held.
@@ -153,9 +154,12 @@ type Server struct {
 	lost     map[volume.ID]volume.CopyReport
 	drops    map[volume.ID]volume.Drop // ordered and not carried out
 	adopting map[volume.ID]*adoption   // ordered and not carried out
-	taken    map[volume.ID]bool        // foreign volumes that the cluster has a copy of its own of
-	emptying volume.DrainOrder         // what of this node is to be emptied
-	beating  bool                      // the leader has answered at least once
+	underWay map[volume.ID]bool        // adoptions that are being carried out
+	kept     map[volume.ID]*keeping
+	closed   bool
+	taken    map[volume.ID]bool // foreign volumes that the cluster has a copy of its own of
+	emptying volume.DrainOrder  // what of this node is to be emptied
+	beating  bool               // the leader has answered at least once
 	stopping bool
 	foreign  string // the cluster whose orders were refused last
 }
@@ -173,6 +177,7 @@ func New(o Options) *Server {
 		opts: o, log: o.Logger, changed: make(chan struct{}, 1), beatAnew: make(chan struct{}, 1), dropNow: make(chan struct{}, 1),
 		copies: map[volume.ID]*replica.Replica{}, dirty: map[volume.ID]bool{}, lost: map[volume.ID]volume.CopyReport{},
 		drops: map[volume.ID]volume.Drop{}, adopting: map[volume.ID]*adoption{}, taken: map[volume.ID]bool{},
+		underWay: map[volume.ID]bool{}, kept: map[volume.ID]*keeping{}, making: make(chan struct{}, makers),
 		adoptNow: make(chan struct{}, 1), emptyNow: make(chan struct{}, 1), surveying: make(chan struct{}, 1), scrubs: newScrubs(),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
@@ -316,16 +321,20 @@ func (s *Server) allLocked() []*replica.Replica {
 }
 
 // Close ends all copies and what waits for them. Run must have returned. The
-// store stays open. Twice is fine.
+// store stays open. A disk that hangs is waited for a few seconds; then the error is
+// volume.ErrUnavailable. Twice is fine.
 func (s *Server) Close() error {
 	s.mu.Lock()
-	s.stopping = true
+	s.stopping, s.closed = true, true
 	copies := s.allLocked()
 	s.mu.Unlock()
 	s.cancel()
-	var err error
+	closers := []func() error{func() error { s.work.Wait(); return nil }}
 	for _, r := range copies {
-		err = errors.Join(err, r.Close())
+		closers = append(closers, r.Close)
 	}
-	return err
+	if err := closeAll(closers); err != nil {
+		return fmt.Errorf("close the copies: %w", err)
+	}
+	return nil
 }
