@@ -10,12 +10,17 @@ import (
 	"os/signal"
 	"runtime"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"weedd/daemon"
 	"weedd/daemon/config"
 )
+
+// stopGrace is how long the daemon may take to close everything after limits.stop.
+// What waits for a disk that hangs would wait for ever.
+const stopGrace = 15 * time.Second
 
 // hooks are how a running daemon and this package talk.
 type hooks struct {
@@ -58,7 +63,8 @@ The file is --config, else the one that $WEEDD_CONFIG names, else
 faults at once.
 
 SIGTERM and SIGINT stop it in order: leadership is handed over and requests in
-flight are finished; a second one stops it at once. SIGHUP reads the
+flight are finished; a second one stops it at once. What is not closed 15 s after
+limits.stop, as on a disk that hangs, is left as it is. SIGHUP reads the
 configuration again, changes what can change live and logs what needs a restart.
 
 Exit codes: 0 stopped as told, 1 failed, 2 command line or configuration wrong.`,
@@ -123,10 +129,13 @@ func (p *process) run(ctx context.Context, serve daemonFunc) error {
 	go func() {
 		done <- serve(ctx, cfg, p.log, hooks{reload: reload, ready: func() { p.ready(cfg) }, version: version})
 	}()
+	var late <-chan time.Time
 	for {
 		select {
 		case err := <-done:
 			return p.end(ctx, err)
+		case <-late:
+			return p.end(ctx, fmt.Errorf("it does not stop: a disk that hangs, most likely; it was given limits.stop (%v) and %v more, and ends now; nothing that was acknowledged is lost", p.cfg.Limits.Stop, stopGrace))
 		case s := <-p.signals:
 			if s == syscall.SIGHUP {
 				select {
@@ -138,6 +147,7 @@ func (p *process) run(ctx context.Context, serve daemonFunc) error {
 			p.log.Info("stopping; a second signal stops at once", "signal", s.String())
 			p.deaf()
 			cancel()
+			late = time.After(p.cfg.Limits.Stop + stopGrace)
 		}
 	}
 }

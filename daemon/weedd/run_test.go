@@ -12,6 +12,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"weedd/daemon/config"
@@ -120,6 +121,31 @@ func TestSIGTERMEndsTheDaemonWithoutFailure(t *testing.T) {
 	if log := r.stop(); !strings.Contains(log, "msg=stopped\n") || r.ctx.Err() == nil {
 		t.Errorf("log:\n%s", log)
 	}
+}
+
+// A daemon that waits for a disk for ever does not keep the process.
+func TestADaemonThatDoesNotStopIsLeft(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "weedd.toml")
+		if err := os.WriteFile(path, []byte(oneNode), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var stderr lockedBuffer
+		signals, stuck := make(chan os.Signal, 1), make(chan struct{})
+		defer close(stuck)
+		p := &process{load: func() (config.Config, error) { return config.Load(path, nil) }, signals: signals, deaf: func() {}, stderr: &stderr}
+		began := time.Now()
+		signals <- syscall.SIGTERM
+		err := p.run(t.Context(), func(context.Context, config.Config, *slog.Logger, hooks) error {
+			<-stuck
+			return nil
+		})
+		var said *saidError
+		if limit := config.Default().Limits.Stop + stopGrace; !errors.As(err, &said) || time.Since(began) != limit || !strings.Contains(stderr.String(), "hangs") {
+			t.Errorf("ended after %v with %v; log:\n%s", time.Since(began), err, stderr.String())
+		}
+	})
 }
 
 func TestADaemonThatFailsIsLoggedAndReturned(t *testing.T) {

@@ -167,15 +167,9 @@ func TestADiskThatHangsHoldsUpNoOtherOrderNorTheStop(t *testing.T) {
 		e := c.master.entry(id)
 		c.master.order("a", volume.Drop{Volume: id, Copy: e.InSync[0].Copy, Epoch: e.Epoch, Deleted: true})
 	}
-	c.master.grow(5, spec000, "a") // to either
-	c.master.grow(6, spec000, "a") // to the other
-	drop(on["/data2"][0])
-	drop(on["/data"][0])
-	c.eventually("a copy is dropped from the disk that is well", func() bool {
-		_, err := n.disk.Volume(on["/data"][0])
-		return errors.Is(err, volume.ErrNoVolume)
-	})
-	c.eventually("a copy is made on it, and the other is reported failed", func() bool {
+	c.master.grow(5, spec000, "a") // one on each disk
+	c.master.grow(6, spec000, "a")
+	c.eventually("the one on the disk that is well is made, the other is reported failed", func() bool {
 		made, failed := 0, 0
 		for _, id := range []volume.ID{5, 6} {
 			switch c.master.report("a", id).State {
@@ -186,6 +180,12 @@ func TestADiskThatHangsHoldsUpNoOtherOrderNorTheStop(t *testing.T) {
 			}
 		}
 		return made == 1 && failed == 1
+	})
+	drop(on["/data2"][0])
+	drop(on["/data"][0])
+	c.eventually("a copy is dropped from the disk that is well", func() bool {
+		_, err := n.disk.Volume(on["/data"][0])
+		return errors.Is(err, volume.ErrNoVolume)
 	})
 	c.eventually("the disk is reported fenced", func() bool { return strings.Contains(n.Status().Disks[1].Fenced, "not answered") })
 	id := on["/data"][1]
