@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -139,7 +140,7 @@ func (d *Daemon) startMaster(client *clusterrpc.Client) {
 	m := d.master
 	m.client = client
 	m.leader = leader.New(leader.Options{
-		Self: d.dir.node, Log: m.log, Gossip: d.mesh, Probe: probe, Masters: m.viewMasters, Logger: d.log,
+		Self: d.dir.node, Log: m.log, Gossip: d.mesh, Probe: probe, Masters: m.viewMasters, Remove: m.remove, Logger: d.log,
 		GarbageThreshold: float64(d.cfg.Master.GarbageThreshold),
 		Placement: placement.Settings{VolumeLimit: int64(d.cfg.Master.VolumeSizeLimit), RepairAfter: d.cfg.Master.RepairAfter, JoinsAtOnce: d.cfg.Master.RepairCopies,
 			Grow: growth(d.cfg.Master.WritableVolumes), KeepForeign: !d.cfg.Master.Adopt},
@@ -309,16 +310,44 @@ func (m *masterRole) Stats() map[string]string { return m.group.Stats() }
 
 // masters lists the members of the group by public address.
 func (m *masterRole) masters() (out []cluster.ViewMaster) {
-	_, leads, ok := m.group.Leader()
 	for _, mem := range m.group.Members() {
-		v := cluster.ViewMaster{Address: mem.Addr, Voter: mem.Voter, Leader: ok && mem.RaftID == leads}
-		if n, ok := m.memberNode(mem.RaftID); ok {
-			v.ID, v.Address, v.Alive = n.ID, n.MasterHTTP, n.Alive
-		}
-		out = append(out, v)
+		out = append(out, m.viewOf(mem))
 	}
 	return out
 }
+
+// viewOf is one member as it is shown.
+func (m *masterRole) viewOf(mem consensus.Member) cluster.ViewMaster {
+	_, leads, ok := m.group.Leader()
+	v := cluster.ViewMaster{Address: mem.Addr, Voter: mem.Voter, Leader: ok && mem.RaftID == leads}
+	if n, ok := m.memberNode(mem.RaftID); ok {
+		v.ID, v.Address, v.Alive = n.ID, n.MasterHTTP, n.Alive
+	}
+	return v
+}
+
+// remove takes a master that is gone out of the group. It is named by its node id,
+// its public or internal address, or its raft id.
+func (m *masterRole) remove(ctx context.Context, name string) error {
+	var known []string
+	for _, mem := range m.group.Members() {
+		v := m.viewOf(mem)
+		known = append(known, fmt.Sprintf("%s (%s)", v.Address, cmp.Or(string(v.ID), mem.RaftID)))
+		if name == "" || name != string(v.ID) && name != v.Address && name != mem.Addr && name != mem.RaftID {
+			continue
+		}
+		if v.Alive || mem.RaftID == m.group.RaftID() {
+			return fmt.Errorf("%w: master %s runs, and would be admitted again at once: stop it first", volume.ErrBadRequest, name)
+		}
+		ctx, cancel := context.WithTimeout(ctx, removeTime)
+		defer cancel()
+		return m.group.Remove(ctx, mem.RaftID)
+	}
+	return fmt.Errorf("%w: no master is named %q; there are %v", volume.ErrNotFound, name, known)
+}
+
+// removeTime bounds the removal of a master, which needs a majority of the others.
+const removeTime = 5 * time.Second
 
 func (m *masterRole) viewMasters() ([]cluster.ViewMaster, uint64) {
 	term, _ := strconv.ParseUint(m.group.Stats()["term"], 10, 64)

@@ -166,6 +166,9 @@ func Open(o Options) (_ *Group, err error) {
 			}
 		}
 	}()
+	if err := setAsideDamaged(o.Dir, o.Log); err != nil {
+		return nil, err
+	}
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make raft directory: %w", err)
 	}
@@ -181,7 +184,7 @@ func Open(o Options) (_ *Group, err error) {
 	if g.hadState, err = raft.HasExistingState(g.bolt, g.bolt, snaps); err != nil {
 		return nil, fmt.Errorf("look for raft state in %s: %w", o.Dir, err)
 	}
-	if g.raftID, err = loadRaftID(o.Dir, g.hadState); err != nil {
+	if g.raftID, err = loadRaftID(o.Dir, g.bolt, g.hadState); err != nil {
 		return nil, err
 	}
 	g.transport = newTransport(g, logger)
@@ -239,11 +242,29 @@ func openBolt(path string) (*raftboltdb.BoltStore, error) {
 	return store, nil
 }
 
+// The name of a member is in a file of its own and beside the log, which it must
+// not outlive.
+const (
+	idFile = "raft-id"
+	idKey  = "weedd raft id"
+)
+
 // loadRaftID reads the member's name, or makes it. The name dies with the
-// directory: a member that lost its log must not vote under its old name, since
-// it no longer knows what it has promised.
-func loadRaftID(dir string, hasState bool) (string, error) {
-	path := filepath.Join(dir, "raft-id")
+// directory, and with the log: a member that lost its log must not vote under its
+// old name, since it no longer knows what it has promised.
+func loadRaftID(dir string, bolt *raftboltdb.BoltStore, hasState bool) (string, error) {
+	id, err := readRaftID(dir, hasState)
+	if err != nil {
+		return "", err
+	}
+	if err := bolt.Set([]byte(idKey), []byte(id)); err != nil {
+		return "", fmt.Errorf("write raft id: %w", err)
+	}
+	return id, nil
+}
+
+func readRaftID(dir string, hasState bool) (string, error) {
+	path := filepath.Join(dir, idFile)
 	b, err := os.ReadFile(path)
 	if err == nil && len(b) >= 16 {
 		return string(b), nil

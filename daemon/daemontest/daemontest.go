@@ -155,6 +155,9 @@ func (n *Node) cut(addr string) bool {
 	return to != n && (n.cluster.away[n] || n.cluster.away[to])
 }
 
+// Log is what the daemon has said so far, over all its runs.
+func (n *Node) Log() string { return n.log.sink.text() }
+
 // Running reports whether the daemon runs.
 func (n *Node) Running() bool { return n.daemon != nil }
 
@@ -335,6 +338,15 @@ func (c *Cluster) View() (v cluster.View, err error) {
 // Operate asks the cluster for something, as the command line does.
 func (c *Cluster) Operate(op cluster.Operation) cluster.Outcome {
 	c.T.Helper()
+	out, err := c.TryOperate(op)
+	if err != nil {
+		c.T.Fatalf("%+v: %v", op, err)
+	}
+	return out
+}
+
+// TryOperate is Operate for what may be refused.
+func (c *Cluster) TryOperate(op cluster.Operation) (cluster.Outcome, error) {
 	var masters []string
 	for _, n := range c.Nodes {
 		if n.Running() && n.Self.MasterHTTP != "" {
@@ -343,14 +355,10 @@ func (c *Cluster) Operate(op cluster.Operation) cluster.Outcome {
 	}
 	tool, err := client.New(client.Options{Masters: masters})
 	if err != nil {
-		c.T.Fatal(err)
+		return cluster.Outcome{}, err
 	}
 	defer tool.Close()
-	out, err := tool.Operate(context.Background(), op)
-	if err != nil {
-		c.T.Fatalf("%+v: %v", op, err)
-	}
-	return out
+	return tool.Operate(context.Background(), op)
 }
 
 // AwaitInSync waits until every volume has all its copies in sync, whatever is

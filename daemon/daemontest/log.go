@@ -31,6 +31,12 @@ func (s *sink) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+func (s *sink) text() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.lines.String()
+}
+
 func newTestLog(t testing.TB, name string) *testLog {
 	s := &sink{}
 	t.Cleanup(func() {

@@ -92,9 +92,17 @@ func TestAHostIsReplacedAndAnotherIsDrained(t *testing.T) {
 	awaitEmpty(c, lost)
 
 	leader := c.Leader()
-	drained := c.Nodes[0]
-	if drained == leader {
-		drained = c.Nodes[1]
+	var drained *daemontest.Node // a master that does not lead, with a copy of something
+	view, err := c.View()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range c.Nodes[:3] {
+		for _, vol := range view.Volumes {
+			if _, _, ok := vol.Entry.Holder(n.Self.ID); ok && n != leader {
+				drained = n
+			}
+		}
 	}
 	out := c.Operate(cluster.Operation{Drain: &cluster.Drain{Node: drained.Self.VolumeHTTP}})
 	if out.Drain == nil || out.Drain.Node != drained.Self.ID || out.Drain.Work.Copies == 0 {
