@@ -533,7 +533,8 @@ func (s *survey) compare() {
 	if s.ragged > 0 {
 		s.report.index(Finding{File: extIdx, Offset: -1, What: fmt.Sprintf("ends with %d bytes that are no whole row", s.ragged)})
 	}
-	if len(s.rows) == 0 && len(s.noRow) > 0 {
+	early := s.ours() && s.ckpt != nil && s.ckpt.rows == 0 // no row was written yet, as far as is known
+	if len(s.rows) == 0 && len(s.noRow) > 0 && !early {
 		s.report.index(Finding{File: extIdx, Offset: -1, What: fmt.Sprintf("is missing or empty; %s has %d records", extDat, len(s.noRow))})
 		return
 	}
