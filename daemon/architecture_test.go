@@ -43,6 +43,7 @@ var owners = map[string][]string{
 	"github.com/spf13/cobra":              {"daemon/weedd"},
 	"github.com/coreos/go-systemd/v22":    {"daemon"},
 	"github.com/julienschmidt/httprouter": {"cluster/masterhttp", "volume/volumehttp", "volume/volumehttp/benchhttp"},
+	"github.com/golang-jwt/jwt/v5":        {"volume/wire"},
 	"golang.org/x/image":                  {"volume/picture"},
 	"google.golang.org/grpc":              {"cluster/clusterrpc", "volume/volumerpc", "volume/rpcwire", "daemon/internalnet", "daemon"},
 }

@@ -30,6 +30,7 @@ import (
 	"weedd/daemon/config"
 	"weedd/daemon/internalnet"
 	"weedd/volume"
+	"weedd/volume/wire"
 )
 
 // Options are what a Daemon is told by the program round it.
@@ -61,8 +62,10 @@ type Daemon struct {
 	mesh    *gossip.Mesh
 	rpc     *grpc.Server
 	metrics *prometheus.Registry
-	master  *masterRole // nil without the role
-	volume  *volumeRole // nil without the role
+	access  wire.Access
+	cert    *certificate // of the public ports; nil for plain HTTP
+	master  *masterRole  // nil without the role
+	volume  *volumeRole  // nil without the role
 
 	stopLimit atomic.Int64 // Limits.Stop in force, in nanoseconds
 
@@ -106,6 +109,12 @@ func Open(cfg config.Config, o Options) (_ *Daemon, err error) {
 	d.open.push(d.dir.Close)
 	d.log = d.log.With("node", d.dir.node)
 	if d.trust, err = openTrust(cfg, d.dir.node); err != nil {
+		return nil, err
+	}
+	if d.access, err = openAccess(cfg); err != nil {
+		return nil, err
+	}
+	if d.cert, err = openCertificate(cfg, d.log); err != nil {
 		return nil, err
 	}
 	if o.Cut != nil {
@@ -243,7 +252,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 		g.Go(func() error { return d.master.run(inner, d) })
 	}
 	if d.volume != nil {
-		g.Go(func() error { return d.volume.run(inner) })
+		g.Go(func() error { return d.volume.run(inner, d) })
 	}
 	g.Go(func() error { return d.watch(inner) })
 	g.Go(func() error {
@@ -313,7 +322,7 @@ func (d *Daemon) servers() (s []*httpServer) {
 		s = append(s, d.master.http)
 	}
 	if d.volume != nil {
-		s = append(s, d.volume.http)
+		s = append(s, d.volume.http, d.volume.inner)
 	}
 	return s
 }

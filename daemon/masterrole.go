@@ -153,6 +153,7 @@ func (d *Daemon) startMaster(client *clusterrpc.Client) {
 	m.api = masterhttp.New(masterhttp.Options{
 		Master: m.master, Group: m, Ready: d.Reasons, Log: d.log, Version: d.opts.Version, Metrics: d.metricsHandler(),
 		DefaultReplication: d.cfg.Master.DefaultReplication, GarbageThreshold: float64(d.cfg.Master.GarbageThreshold), VolumeLimit: int64(d.cfg.Master.VolumeSizeLimit),
+		Access: d.access, TLS: d.cert != nil,
 		FileLimit: int64(d.cfg.Limits.FileSize), HeldBytes: int64(d.cfg.Limits.HeldBytes), HeldRequests: d.cfg.Limits.HeldRequests,
 	})
 	d.metrics.MustRegister(m.api.Collectors()...)
@@ -171,7 +172,7 @@ func growth(n int) (g [4]int) {
 // run takes part until ctx ends.
 func (m *masterRole) run(ctx context.Context, d *Daemon) error {
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return ignoreClosed(m.http.Serve(m.listener)) })
+	g.Go(func() error { return m.http.serve(m.listener, d.cert) })
 	g.Go(func() error {
 		<-ctx.Done()
 		return m.http.Close() // after a planned stop nothing is left to cut off

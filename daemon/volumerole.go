@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -16,6 +17,7 @@ import (
 
 	"weedd/cluster/clusterrpc"
 	"weedd/daemon/config"
+	"weedd/daemon/internalnet"
 	"weedd/volume"
 	"weedd/volume/needle"
 	"weedd/volume/server"
@@ -29,6 +31,7 @@ import (
 type volumeRole struct {
 	listener net.Listener
 	http     *httpServer
+	inner    *httpServer // the same API, for other nodes
 	ledger   *store.Ledger
 	store    *store.Store
 	server   *server.Server
@@ -89,23 +92,28 @@ func (d *Daemon) startVolume(masters *clusterrpc.Client) {
 	volumerpc.Register(d.rpc, v.server, volumerpc.Limits{File: int64(d.cfg.Limits.FileSize), InFlight: int64(d.cfg.Limits.InFlight)})
 	v.api = volumehttp.New(volumehttp.Options{
 		Blobs: blobs{v.server}, Log: d.log, Version: d.opts.Version, Metrics: d.metricsHandler(), Scrub: blobs{v.server},
+		Access: d.access, TLS: d.cert != nil,
+		DialPeer: func(ctx context.Context, addr string) (net.Conn, error) {
+			return d.trust.Dial(ctx, internalnet.ProtoHTTP, addr, "")
+		},
 		FileLimit: int64(d.cfg.Limits.FileSize), UploadLimit: inFlight(d.cfg),
 		Images: int64(d.cfg.Volume.Images), ReadMode: volumehttp.ReadMode(d.cfg.Volume.ReadMode), Hold: d.cfg.Limits.Hold,
 	})
 	d.open.push(v.api.Close)
 	d.metrics.MustRegister(v.server.Collectors()...)
 	d.metrics.MustRegister(v.api.Collectors()...)
-	v.http = newHTTP(v.api.Handler(), d.log)
+	v.http, v.inner = newHTTP(v.api.Handler(), d.log), newHTTP(v.api.Inner(), d.log)
 }
 
 // run serves until ctx ends.
-func (v *volumeRole) run(ctx context.Context) error {
+func (v *volumeRole) run(ctx context.Context, d *Daemon) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return v.server.Run(ctx) })
-	g.Go(func() error { return ignoreClosed(v.http.Serve(v.listener)) })
+	g.Go(func() error { return v.http.serve(v.listener, d.cert) })
+	g.Go(func() error { return v.inner.serve(d.port.HTTP(), nil) })
 	g.Go(func() error {
 		<-ctx.Done()
-		return v.http.Close() // after a planned stop nothing is left to cut off
+		return errors.Join(v.http.Close(), v.inner.Close()) // after a planned stop nothing is left to cut off
 	})
 	return g.Wait()
 }

@@ -73,7 +73,7 @@ func (a *API) deleteCollection(w *answer, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := a.mayDestroy(r); err != nil {
+	if err := a.opts.Access.CheckAdmin(r); err != nil {
 		return err
 	}
 	name := q.Get("collection")

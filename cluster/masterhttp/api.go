@@ -11,9 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"runtime/debug"
 	"sync/atomic"
@@ -71,9 +69,8 @@ type Options struct {
 	HeldBytes          int64         // bytes of memory that /submit takes for bodies at once, one file at least; 0 is 256 MiB
 	HeldRequests       int           // requests that may wait at once; 0 is 1024
 	Stall              time.Duration // a client that sends no byte for so long is dropped; 0 is 1 min
-	// AdminFrom lists the addresses that may call what destroys data or moves it, besides
-	// loopback.
-	AdminFrom []netip.Prefix
+	Access             wire.Access   // who may use it, and the tokens it gives out
+	TLS                bool          // clients are told https in redirects to volume servers
 }
 
 // API answers requests. Safe for concurrent use.
@@ -159,15 +156,15 @@ func (a *API) route() {
 	a.words, a.files = a.newRouter(), a.newRouter()
 	any := []string{"GET", "HEAD", "POST", "PUT"}
 	read := []string{"GET", "HEAD"}
-	a.handle("/dir/assign", a.assign, any)
-	a.handle("/dir/lookup", a.lookup, any)
-	a.handle("/dir/status", a.dirStatus, read)
-	a.handle("/vol/grow", a.grow, []string{"GET", "POST", "PUT"})
-	a.handle("/vol/vacuum", a.vacuum, []string{"GET", "POST", "PUT"})
-	a.handle("/vol/status", a.volStatus, read)
-	a.handle("/col/delete", a.deleteCollection, []string{"GET", "POST", "PUT", "DELETE"})
-	a.handle("/collection/info", a.collectionInfo, read)
-	a.handle("/submit", a.submit, []string{"GET", "HEAD", "POST", "PUT", "DELETE"})
+	a.handle("/dir/assign", a.listed(a.assign), any)
+	a.handle("/dir/lookup", a.listed(a.lookup), any)
+	a.handle("/dir/status", a.listed(a.dirStatus), read)
+	a.handle("/vol/grow", a.listed(a.grow), []string{"GET", "POST", "PUT"})
+	a.handle("/vol/vacuum", a.listed(a.vacuum), []string{"GET", "POST", "PUT"})
+	a.handle("/vol/status", a.listed(a.volStatus), read)
+	a.handle("/col/delete", a.listed(a.deleteCollection), []string{"GET", "POST", "PUT", "DELETE"})
+	a.handle("/collection/info", a.listed(a.collectionInfo), read)
+	a.handle("/submit", a.listed(a.submit), []string{"GET", "HEAD", "POST", "PUT", "DELETE"})
 	a.handle("/cluster/status", a.clusterStatus, read)
 	a.handle("/cluster/healthz", a.hasLeader, read)
 	a.handle("/cluster/view", a.view, read)
@@ -194,6 +191,16 @@ func (a *API) handle(path string, h handler, methods []string) {
 		w.WriteHeader(http.StatusNoContent)
 		return nil
 	}))
+}
+
+// listed is a handler for callers whose address is listed.
+func (a *API) listed(h handler) handler {
+	return func(w *answer, r *http.Request) error {
+		if err := a.opts.Access.CheckAddress(r); err != nil {
+			return err
+		}
+		return h(w, r)
+	}
 }
 
 func (a *API) newRouter() *httprouter.Router {
@@ -280,24 +287,6 @@ func (a *API) hold() (release func(), err error) {
 	default:
 		return nil, fmt.Errorf("%w: %d requests wait already", volume.ErrUnavailable, cap(held))
 	}
-}
-
-// mayDestroy refuses callers that may not destroy data.
-func (a *API) mayDestroy(r *http.Request) error {
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err == nil {
-		addr, perr := netip.ParseAddr(host)
-		addr = addr.Unmap()
-		if perr == nil && addr.IsLoopback() {
-			return nil
-		}
-		for _, p := range a.opts.AdminFrom {
-			if perr == nil && p.Contains(addr) {
-				return nil
-			}
-		}
-	}
-	return fmt.Errorf("%w: %s may not call %s; it destroys data or moves it, and is open to loopback only: ask on the host of a master", volume.ErrUnauthorized, host, r.URL.Path)
 }
 
 // isAny reports whether err is one of targets.

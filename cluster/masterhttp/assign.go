@@ -45,8 +45,16 @@ func (a *API) assign(w *answer, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	a.giveToken(w, as.ID.String(), true)
 	wire.JSON(w, r, http.StatusOK, assigned{as.ID.String(), as.Node.URL, as.Node.PublicURL, as.Count})
 	return nil
+}
+
+// giveToken puts a token for a file into the answer, if one is asked for.
+func (a *API) giveToken(w *answer, fid string, write bool) {
+	if t := a.opts.Access.Token(fid, write); t != "" {
+		w.Header()["Authorization"] = []string{t}
+	}
 }
 
 // request reads the parameters that /dir/assign, /vol/grow and /submit share.
@@ -119,9 +127,11 @@ func (a *API) lookup(w *answer, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	text := q.Get("volumeId")
-	if fid := q.Get("fileId"); strings.Contains(fid, ",") {
+	text, fid := q.Get("volumeId"), q.Get("fileId")
+	if strings.Contains(fid, ",") {
 		text = fid
+	} else {
+		fid = ""
 	}
 	text, _, _ = strings.Cut(text, ",")
 	text = clip(text)
@@ -131,6 +141,9 @@ func (a *API) lookup(w *answer, r *http.Request) error {
 		wire.RetryLater(w.Header(), status)
 		wire.JSON(w, r, status, found{ID: text, Error: err.Error()})
 		return nil
+	}
+	if fid != "" {
+		a.giveToken(w, fid, q.Get("read") != "yes")
 	}
 	out := found{ID: text}
 	for _, n := range nodes {
@@ -172,7 +185,11 @@ func (a *API) redirect(w *answer, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	to := url.URL{Scheme: "http", Host: nodes[rand.IntN(len(nodes))].PublicURL, Path: r.URL.Path, RawQuery: r.URL.RawQuery}
+	scheme := "http"
+	if a.opts.TLS {
+		scheme = "https"
+	}
+	to := url.URL{Scheme: scheme, Host: nodes[rand.IntN(len(nodes))].PublicURL, Path: r.URL.Path, RawQuery: r.URL.RawQuery}
 	http.Redirect(w, r, to.String(), http.StatusPermanentRedirect)
 	return nil
 }

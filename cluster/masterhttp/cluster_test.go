@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -20,6 +21,7 @@ import (
 	"weedd/volume/needle"
 	"weedd/volume/volumehttp"
 	"weedd/volume/volumetest/replay"
+	"weedd/volume/wire"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -120,6 +122,9 @@ func (b blobs) Ready() []string { return nil }
 // newCluster makes what the transcripts talk to: three masters, and volume
 // servers in two data centers. All but the first transcript find volumes there.
 func newCluster(t *testing.T, file string) *replay.Player {
+	if a, ok := accessOf[file]; ok {
+		return newPair(t, a)
+	}
 	c := mastertest.New()
 	hosts := map[string]string{"volume3public": "127.0.0.1:1"}
 	for _, v := range []struct{ name, dc, rack string }{{"volume1", "dc1", "rack1"}, {"volume2", "dc1", "rack2"}, {"volume3", "dc2", "rack1"}} {
@@ -148,6 +153,31 @@ func newCluster(t *testing.T, file string) *replay.Player {
 		}
 		c.Make(volume.Spec{}, "volume3")
 	}
+	return replay.NewPlayer(t, hosts)
+}
+
+// accessOf is how the servers of some transcripts are set up.
+var accessOf = map[string]wire.Access{
+	"jwt":       {WriteKey: []byte("test-write-key"), ReadKey: []byte("test-read-key"), WriteLife: 10 * time.Second, ReadLife: time.Minute},
+	"whitelist": {Allow: []netip.Prefix{netip.MustParsePrefix("10.9.8.7/32"), netip.MustParsePrefix("192.168.0.0/16")}},
+}
+
+// newPair makes one master and one volume server.
+func newPair(t *testing.T, a wire.Access) *replay.Player {
+	c := mastertest.New()
+	vol := volumehttp.New(volumehttp.Options{Blobs: blobs{c}, Log: slog.New(slog.DiscardHandler), Access: a})
+	t.Cleanup(func() {
+		if err := vol.Close(); err != nil {
+			t.Errorf("close: %v", err)
+		}
+	})
+	hosts := map[string]string{"volume": listen(t, vol.Handler())}
+	c.SetNode(volumeServer(hosts, "volume", "DefaultDataCenter", "DefaultRack"))
+	var api *masterhttp.API
+	hosts["master"] = listen(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { api.Handler().ServeHTTP(w, r) }))
+	o := options(t, c, &group{c, hosts["master"], []string{hosts["master"]}})
+	o.Access = a
+	api = masterhttp.New(o)
 	return replay.NewPlayer(t, hosts)
 }
 

@@ -113,7 +113,7 @@ func TestWhoMayDestroy(t *testing.T) {
 	t.Parallel()
 	for from, status := range map[string]int{"127.0.0.1:5": 204, "[::1]:5": 204, "[::ffff:127.0.0.1]:5": 204, "10.1.2.3:5": 204, "[::ffff:10.1.2.3]:5": 204,
 		"10.2.0.1:5": 401, "[2001:db8::1]:5": 401, "nonsense": 401, "@": 401, "": 401} {
-		s := newSingle(t, func(o *masterhttp.Options) { o.AdminFrom = []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")} })
+		s := newSingle(t, func(o *masterhttp.Options) { o.Access.Admin = []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")} })
 		s.Make(volume.Spec{Collection: "x"}, "a")
 		r := httptest.NewRequest("GET", "/col/delete?collection=x", nil)
 		r.RemoteAddr = from

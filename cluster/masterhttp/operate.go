@@ -32,7 +32,7 @@ func (a *API) operate(w *answer, r *http.Request) error {
 		return err
 	}
 	if op.Explain == nil && (op.Repair == nil || !op.Repair.DryRun) { // those only tell
-		if err := a.mayDestroy(r); err != nil {
+		if err := a.opts.Access.CheckAdmin(r); err != nil {
 			return err
 		}
 	}

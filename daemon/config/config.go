@@ -37,6 +37,8 @@ type Config struct {
 	Internal Internal `mapstructure:"internal"`
 	Gossip   Gossip   `mapstructure:"gossip"`
 	PKI      PKI      `mapstructure:"pki"`
+	TLS      TLS      `mapstructure:"tls"`
+	Access   Access   `mapstructure:"access"`
 	Master   Master   `mapstructure:"master"` // means nothing without the role
 	Volume   Volume   `mapstructure:"volume"` // means nothing without the role
 	Limits   Limits   `mapstructure:"limits"`
@@ -66,6 +68,23 @@ type PKI struct {
 	CA   string `mapstructure:"ca"`
 	Cert string `mapstructure:"cert"`
 	Key  string `mapstructure:"key"`
+}
+
+// TLS names the PEM files of the certificate of the public ports, of both roles. Both
+// or none; with none they are plain HTTP. They are read again when they change.
+type TLS struct {
+	Cert string `mapstructure:"cert"`
+	Key  string `mapstructure:"key"`
+}
+
+// Access says who may use the public ports.
+type Access struct {
+	WriteKey  string        `mapstructure:"write_key"`  // file with the key for tokens; "" asks for none
+	ReadKey   string        `mapstructure:"read_key"`   // file with the key for tokens; "" asks for none
+	WriteLife time.Duration `mapstructure:"write_life"` // of tokens given out; 0 is for ever
+	ReadLife  time.Duration `mapstructure:"read_life"`
+	Allow     []string      `mapstructure:"allow"` // addresses and networks that may write, and ask masters; none is all
+	Admin     []string      `mapstructure:"admin"` // those that may destroy data, besides loopback
 }
 
 // Master is the master role.
@@ -128,6 +147,7 @@ func Default() Config {
 		Log:        Log{Level: "info", Format: "text"},
 		Internal:   Internal{Port: DefaultInternalPort},
 		Gossip:     Gossip{Port: DefaultGossipPort},
+		Access:     Access{WriteLife: 10 * time.Second, ReadLife: time.Minute},
 		Master: Master{
 			HTTP:            Listen{Port: DefaultMasterPort},
 			Expect:          1,

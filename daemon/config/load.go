@@ -178,7 +178,7 @@ func (in *input) complete(cfg *Config) {
 		in.bad[c.Key] = true
 	}
 	in.checkSections(*cfg)
-	in.findClusterKey(cfg)
+	in.findCredentials(cfg)
 	local, err := in.Interfaces()
 	if err != nil {
 		in.complain(0, "address", "cannot list this host's addresses: %v", err)
@@ -287,22 +287,27 @@ func (in *input) sectionGiven(name string) (place string, given bool) {
 	return "", false
 }
 
-// findClusterKey looks where systemd puts credentials (LoadCredential=). What is
-// there goes before the file's cluster_key, which names where the credential comes
+// findCredentials looks where systemd puts credentials (LoadCredential=). What is
+// there goes before what the file says, which names where the credential comes
 // from: a file that root alone can read.
-func (in *input) findClusterKey(cfg *Config) {
-	if _, ok := in.env["cluster_key"]; ok {
-		return
-	}
-	for _, pair := range in.Env {
-		dir, ok := strings.CutPrefix(pair, "CREDENTIALS_DIRECTORY=")
-		if !ok || dir == "" {
+func (in *input) findCredentials(cfg *Config) {
+	for _, c := range []struct {
+		key, file string
+		path      *string
+	}{{"cluster_key", "cluster.key", &cfg.ClusterKey}, {"access.write_key", "jwt-write.key", &cfg.Access.WriteKey}, {"access.read_key", "jwt-read.key", &cfg.Access.ReadKey}} {
+		if _, ok := in.env[c.key]; ok {
 			continue
 		}
-		path := filepath.Join(dir, "cluster.key")
-		if _, err := in.Stat(path); err == nil {
-			cfg.ClusterKey = path
-			in.origins["cluster_key"] = "$CREDENTIALS_DIRECTORY"
+		for _, pair := range in.Env {
+			dir, ok := strings.CutPrefix(pair, "CREDENTIALS_DIRECTORY=")
+			if !ok || dir == "" {
+				continue
+			}
+			path := filepath.Join(dir, c.file)
+			if _, err := in.Stat(path); err == nil {
+				*c.path = path
+				in.origins[c.key] = "$CREDENTIALS_DIRECTORY"
+			}
 		}
 	}
 }
@@ -311,6 +316,7 @@ func (in *input) findClusterKey(cfg *Config) {
 func (in *input) checkSecrets(cfg Config) {
 	for _, f := range []struct{ key, path string }{
 		{"cluster_key", cfg.ClusterKey}, {"pki.ca", cfg.PKI.CA}, {"pki.cert", cfg.PKI.Cert}, {"pki.key", cfg.PKI.Key},
+		{"tls.cert", cfg.TLS.Cert}, {"tls.key", cfg.TLS.Key}, {"access.write_key", cfg.Access.WriteKey}, {"access.read_key", cfg.Access.ReadKey},
 	} {
 		if f.path == "" {
 			continue
@@ -320,7 +326,7 @@ func (in *input) checkSecrets(cfg Config) {
 		if errors.As(err, &pe) {
 			err = pe.Err
 		}
-		switch secret := f.key == "cluster_key" || f.key == "pki.key"; {
+		switch secret := strings.HasSuffix(f.key, "key"); {
 		case err != nil && f.key == "cluster_key" && errors.Is(err, fs.ErrNotExist):
 			in.add(Complaint{Key: f.key, Text: fmt.Sprintf("%s: %v; make one with `(umask 077; head -c 32 /dev/urandom | base64 > %s)` and copy it to every node", f.path, err, f.path)})
 		case err != nil:

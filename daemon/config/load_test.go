@@ -22,6 +22,8 @@ func onHost(addresses ...string) Loader {
 		"k": {Mode: 0o600}, "v": {Mode: 0o600}, "open": {Mode: 0o644}, "dir": {Mode: fs.ModeDir | 0o700},
 		"etc/weedd/cluster.key": {Mode: 0o640}, "creds/cluster.key": {Mode: 0o400},
 		"etc/weedd/ca.pem": {Mode: 0o644}, "etc/weedd/node.pem": {Mode: 0o644}, "etc/weedd/node.key": {Mode: 0o600},
+		"etc/weedd/public.pem": {Mode: 0o644}, "etc/weedd/public.key": {Mode: 0o600}, "etc/weedd/jwt-write.key": {Mode: 0o600}, "etc/weedd/jwt-read.key": {Mode: 0o600},
+		"creds/jwt-read.key": {Mode: 0o400},
 	}
 	return Loader{
 		Interfaces: func() (out []netip.Addr, err error) {
@@ -74,7 +76,7 @@ func TestBadConfigurationsAreRefusedWithEveryComplaint(t *testing.T) {
 		},
 		"a section like no other is shown all": {
 			text: both + "[filer]\n",
-			want: []string{"weedd.toml:5: filer: unknown section; there are log, internal, gossip, pki, master, volume, limits"},
+			want: []string{"weedd.toml:5: filer: unknown section; there are log, internal, gossip, pki, tls, access, master, volume, limits"},
 		},
 		"a key twice": {
 			text: both + "http = 1\nhttp = 2\n",
@@ -209,6 +211,17 @@ func TestBadConfigurationsAreRefusedWithEveryComplaint(t *testing.T) {
 				"weedd.toml:2: cluster_key: /nowhere: file does not exist; make one with `(umask 077; head -c 32 /dev/urandom | base64 > /nowhere)` and copy it to every node",
 				"weedd.toml:5: pki.ca: /dir is a directory; name the file",
 				"weedd.toml:7: pki.key: /open has mode 0644, so that others can get at it; run `chmod 600 /open`",
+			},
+		},
+		"public ports open to nobody in particular": {
+			text: both + "[tls]\nkey = \"/open\"\n[access]\nwrite_key = \"/open\"\nallow = [\"10.0.0.0/33\", \"::1\"]\nadmin = [\"host\"]\nread_life = \"-1s\"\n",
+			want: []string{
+				`weedd.toml:5: tls: takes both cert and key, or none`,
+				"weedd.toml:6: tls.key: /open has mode 0644, so that others can get at it; run `chmod 600 /open`",
+				"weedd.toml:8: access.write_key: /open has mode 0644, so that others can get at it; run `chmod 600 /open`",
+				`weedd.toml:9: access.allow: "10.0.0.0/33" is neither an address nor a network such as 192.168.0.0/16`,
+				`weedd.toml:10: access.admin: "host" is neither an address nor a network such as 192.168.0.0/16`,
+				`weedd.toml:11: access.read_life: -1s makes no sense here; it may be from 0s to 8760h`,
 			},
 		},
 		"a part of a PKI": {
@@ -363,6 +376,9 @@ func TestTheEnvironmentOverridesEveryKey(t *testing.T) {
 		"log.level": {"debug", "debug"}, "log.format": {"json", "json"},
 		"internal.port": {"19332", 19332}, "gossip.port": {"17946", 17946}, "gossip.join": {"a, b:7 ,[::1]:8", []string{"a", "b:7", "[::1]:8"}},
 		"pki.ca": {"/etc/weedd/ca.pem", "/etc/weedd/ca.pem"}, "pki.cert": {"/etc/weedd/node.pem", "/etc/weedd/node.pem"}, "pki.key": {"/etc/weedd/node.key", "/etc/weedd/node.key"},
+		"tls.cert": {"/etc/weedd/public.pem", "/etc/weedd/public.pem"}, "tls.key": {"/etc/weedd/public.key", "/etc/weedd/public.key"},
+		"access.write_key": {"/k", "/k"}, "access.read_key": {"/v", "/v"}, "access.write_life": {"3s", 3 * time.Second}, "access.read_life": {"0s", time.Duration(0)},
+		"access.allow": {"10.0.0.0/8,::1", []string{"10.0.0.0/8", "::1"}}, "access.admin": {"10.0.0.1", []string{"10.0.0.1"}},
 		"master.http": {"127.0.0.1:19333", Listen{"127.0.0.1", 19333}}, "master.expect": {"5", 5}, "master.volume_size_limit": {"1.5GiB", GiB + GiB/2},
 		"master.default_replication": {"011", volume.Placement(11)}, "master.writable_volumes": {"9", 9}, "master.repair_after": {"90s", 90 * time.Second},
 		"master.repair_copies": {"8", 8}, "volume.repair_rate": {"5MiB", 5 * MiB}, "master.adopt": {"false", false}, "master.garbage_threshold": {"0.5", Share(0.5)},
@@ -386,6 +402,9 @@ func TestTheEnvironmentOverridesEveryKey(t *testing.T) {
 		l.Env = []string{k.env() + "=" + v.text}
 		if strings.HasPrefix(k.name, "pki.") {
 			l.Env = []string{"WEEDD_PKI_CA=/etc/weedd/ca.pem", "WEEDD_PKI_CERT=/etc/weedd/node.pem", "WEEDD_PKI_KEY=/etc/weedd/node.key"}
+		}
+		if strings.HasPrefix(k.name, "tls.") {
+			l.Env = []string{"WEEDD_TLS_CERT=/etc/weedd/public.pem", "WEEDD_TLS_KEY=/etc/weedd/public.key"}
 		}
 		got, err := l.Parse("weedd.toml", []byte(twoRoles+"[master]\n[volume]\n"))
 		if err != nil {
@@ -452,6 +471,9 @@ func TestTheClusterKeyAmongCredentialsGoesBeforeThatOfTheFile(t *testing.T) {
 			got, err := l.Parse("weedd.toml", []byte(tc.line+"roles = [\"master\"]\n[master]\n"))
 			if err != nil || got.ClusterKey != tc.want {
 				t.Errorf("key is %q, want %q; %v", got.ClusterKey, tc.want, err)
+			}
+			if want := strings.HasPrefix(tc.want, "/creds") || len(tc.env) == 2; (got.Access.ReadKey == "/creds/jwt-read.key") != want || got.Access.WriteKey != "" {
+				t.Errorf("%+v", got.Access)
 			}
 		})
 	}

@@ -58,8 +58,11 @@ for
 in [master]. Lists are separated by commas there, and a disk is path:type:max.
 .TP
 .B CREDENTIALS_DIRECTORY
-Set by systemd. A file cluster.key in it is used in place of
-.BR cluster_key .
+Set by systemd. Files cluster.key, jwt-write.key and jwt-read.key in it are used in place of
+.BR cluster_key ,
+and of
+.BR write_key " and " read_key
+in [access].
 .SH EXAMPLE
 A node with both roles, one of three:
 .PP

@@ -12,6 +12,7 @@ import (
 
 	"weedd/cluster"
 	"weedd/volume"
+	"weedd/volume/wire"
 )
 
 // Validate checks each value and how they fit together, on this host. An error
@@ -49,6 +50,7 @@ func (c *check) all() {
 	c.address()
 	c.trust()
 	c.paths()
+	c.access()
 	c.ports()
 	c.join()
 	c.words()
@@ -172,9 +174,30 @@ func (c *check) paths() {
 	c.absolute("pki.ca", c.PKI.CA)
 	c.absolute("pki.cert", c.PKI.Cert)
 	c.absolute("pki.key", c.PKI.Key)
+	c.absolute("tls.cert", c.TLS.Cert)
+	c.absolute("tls.key", c.TLS.Key)
+	c.absolute("access.write_key", c.Access.WriteKey)
+	c.absolute("access.read_key", c.Access.ReadKey)
 	if c.Has(cluster.RoleVolume) && !slices.Equal(c.Volume.Disks, []Disk{c.DefaultDisk()}) {
 		for i, d := range c.Volume.Disks {
 			c.absolute(diskName(i), d.Path)
+		}
+	}
+}
+
+// access checks who may use the public ports.
+func (c *check) access() {
+	if (c.TLS.Cert == "") != (c.TLS.Key == "") {
+		c.complain("tls", "takes both cert and key, or none")
+	}
+	for _, l := range []struct {
+		key  string
+		list []string
+	}{{"access.allow", c.Access.Allow}, {"access.admin", c.Access.Admin}} {
+		for _, s := range l.list {
+			if _, err := wire.ParsePrefix(s); err != nil {
+				c.complain(l.key, "%q %v", clip(s), err)
+			}
 		}
 	}
 }

@@ -144,7 +144,7 @@ func TestProtocolsAreToldApartAndPeersKnown(t *testing.T) {
 	key := NewKey()
 	p := testPort(t, testTrust(t, key, nodeA))
 	client := testTrust(t, key, nodeB)
-	for proto, l := range map[Proto]net.Listener{ProtoRaft: p.Raft(), ProtoGRPC: p.GRPC()} {
+	for proto, l := range map[Proto]net.Listener{ProtoRaft: p.Raft(), ProtoGRPC: p.GRPC(), ProtoHTTP: p.HTTP()} {
 		peers := accepted(t, l)
 		conn, err := client.Dial(testContext(t), proto, p.Addr().String(), nodeA)
 		if err != nil {

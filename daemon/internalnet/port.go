@@ -57,6 +57,7 @@ type Port struct {
 	listener net.Listener
 	raft     *protoListener
 	grpc     *protoListener
+	http     *protoListener
 	ctx      context.Context
 	stop     context.CancelFunc
 	wg       sync.WaitGroup // the accept loop and the handshakes
@@ -67,7 +68,7 @@ type Port struct {
 }
 
 // Listen opens the internal port at addr, host:port with port 0 for any. Nothing
-// is handed out before somebody accepts from Raft or GRPC.
+// is handed out before somebody accepts from Raft, GRPC or HTTP.
 func Listen(addr string, trust *Trust, log *slog.Logger) (*Port, error) {
 	listener, err := (&net.ListenConfig{KeepAliveConfig: keepAlive}).Listen(context.Background(), "tcp", addr)
 	if err != nil {
@@ -77,6 +78,7 @@ func Listen(addr string, trust *Trust, log *slog.Logger) (*Port, error) {
 	p.ctx, p.stop = context.WithCancel(context.Background())
 	p.raft = newProtoListener(listener.Addr())
 	p.grpc = newProtoListener(listener.Addr())
+	p.http = newProtoListener(listener.Addr())
 	p.wg.Go(p.accept)
 	return p, nil
 }
@@ -91,6 +93,10 @@ func (p *Port) Raft() net.Listener { return p.raft }
 // GRPC hands out the connections that speak ProtoGRPC, as *Conn.
 func (p *Port) GRPC() net.Listener { return p.grpc }
 
+// HTTP hands out the connections that speak ProtoHTTP: the public API of the volume
+// role as other nodes use it.
+func (p *Port) HTTP() net.Listener { return p.http }
+
 // Close stops listening and ends the handshakes under way. Connections handed
 // out belong to those who accepted them. Twice is fine.
 func (p *Port) Close() error {
@@ -98,6 +104,7 @@ func (p *Port) Close() error {
 	err := p.listener.Close()
 	p.raft.Close()
 	p.grpc.Close()
+	p.http.Close()
 	p.wg.Wait()
 	if err != nil && !errors.Is(err, net.ErrClosed) {
 		return fmt.Errorf("close internal port: %w", err)
@@ -175,6 +182,8 @@ func (p *Port) handshake(conn *tls.Conn) {
 		to = p.raft
 	case ProtoGRPC:
 		to = p.grpc
+	case ProtoHTTP:
+		to = p.http
 	default: // it sent no ALPN at all; a wrong one fails the handshake
 		conn.Close()
 		return

@@ -28,6 +28,7 @@ type Proto string
 const (
 	ProtoRaft Proto = "weedd-raft"
 	ProtoGRPC Proto = "weedd-grpc"
+	ProtoHTTP Proto = "weedd-http"
 )
 
 // ErrPeer says that the other side of a connection is not who it should be: a
@@ -178,7 +179,7 @@ func (t *Trust) serverConfig() *tls.Config {
 	conf := &tls.Config{
 		MinVersion:             tls.VersionTLS13,
 		Certificates:           []tls.Certificate{t.cert},
-		NextProtos:             []string{string(ProtoRaft), string(ProtoGRPC)},
+		NextProtos:             []string{string(ProtoRaft), string(ProtoGRPC), string(ProtoHTTP)},
 		ClientAuth:             tls.RequireAnyClientCert,
 		SessionTicketsDisabled: true, // a resumed session would not be checked anew
 		VerifyConnection: func(cs tls.ConnectionState) error {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"image"
 	"image/color"
 	"image/gif"
@@ -231,7 +230,7 @@ func FuzzApply(f *testing.F) {
 			t.Fatal(err)
 		}
 		if e.Width > 0 && e.Height > 0 && (c.Width > e.Width || c.Height > e.Height) {
-			t.Fatal(fmt.Sprintf("%+v: %d by %d", e, c.Width, c.Height))
+			t.Fatalf("%+v: %d by %d", e, c.Width, c.Height)
 		}
 	})
 }

@@ -2,30 +2,16 @@ package volumehttp
 
 import (
 	"errors"
-	"fmt"
-	"net"
 	"net/http"
-	"net/netip"
 
 	"github.com/julienschmidt/httprouter"
 
 	"weedd/volume"
 )
 
-// local refuses callers on other hosts: what keeps a disk busy is for the operator.
-func local(r *http.Request) error {
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err == nil {
-		if addr, err := netip.ParseAddr(host); err == nil && addr.Unmap().IsLoopback() {
-			return nil
-		}
-	}
-	return fmt.Errorf("%w: %s may not call %s; it is open to loopback only", volume.ErrUnauthorized, host, r.URL.Path)
-}
-
 // scrub starts a pass over the volumes that the query names, or over all.
 func (a *API) scrub(x *exchange, _ httprouter.Params) error {
-	if err := local(x.r); err != nil {
+	if err := a.opts.Access.CheckAdmin(x.r); err != nil {
 		return err
 	}
 	var ids []volume.ID
@@ -50,7 +36,7 @@ func (a *API) scrub(x *exchange, _ httprouter.Params) error {
 
 // scrubbed says how far each volume is.
 func (a *API) scrubbed(x *exchange, _ httprouter.Params) error {
-	if err := local(x.r); err != nil {
+	if err := a.opts.Access.CheckAdmin(x.r); err != nil {
 		return err
 	}
 	x.json(http.StatusOK, a.opts.Scrub.Scrubbed())

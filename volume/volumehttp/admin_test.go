@@ -37,7 +37,7 @@ func TestScrubIsAskedForFromLoopback(t *testing.T) {
 		{"[::ffff:127.0.0.1]:5", "GET", "/admin/scrub", 200, `[2]`},
 		{"127.0.0.1:5", "POST", "/admin/scrub?volume=x", 400, "volume id"},
 		{"127.0.0.1:5", "POST", "/admin/scrub?volume=404", 404, "volume 404"},
-		{"10.0.0.1:5", "POST", "/admin/scrub?volume=3", 401, "loopback only"},
+		{"10.0.0.1:5", "POST", "/admin/scrub?volume=3", 401, "it is for loopback"},
 		{"10.0.0.1:5", "GET", "/admin/scrub", 401, ""},
 	} {
 		r := httptest.NewRequest(c.method, c.path, nil)

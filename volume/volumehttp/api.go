@@ -9,6 +9,7 @@ package volumehttp
 import (
 	"context"
 	"log/slog"
+	"net"
 	"net/http"
 	"sync/atomic"
 	"time"
@@ -77,8 +78,13 @@ type Options struct {
 	UploadWait  time.Duration // how long an upload waits for room, then 429; 0 is 10 s
 	Stall       time.Duration // a client that neither sends nor takes a byte for so long is dropped; 0 is 1 min
 	ReadMode    ReadMode      // "" is ReadProxy
-	Images      int64         // bytes of memory for images being edited, and a quarter more for results; 0 serves all as they are
-	Hold        time.Duration // how long a read is held while no holder of its volume answers; 0 is 10 s
+	Access      wire.Access   // who may use it
+	TLS         bool          // clients are told https in redirects
+	// DialPeer connects to the internal address of a node, where Inner is served; nil
+	// has peers asked at their public address instead.
+	DialPeer func(ctx context.Context, addr string) (net.Conn, error)
+	Images   int64         // bytes of memory for images being edited, and a quarter more for results; 0 serves all as they are
+	Hold     time.Duration // how long a read is held while no holder of its volume answers; 0 is 10 s
 }
 
 // API answers requests. Safe for concurrent use.
@@ -114,7 +120,7 @@ func New(o Options) *API {
 		blobs: o.Blobs, log: o.Log, opts: o,
 		server:  []string{"weedd/" + o.Version},
 		metrics: wire.NewMetrics("volume"),
-		peers:   newPeerClient(),
+		peers:   newPeerClient(o.DialPeer),
 		images:  newImages(o.Images),
 	}
 	a.SetLimits(o.FileLimit, o.UploadLimit)
@@ -138,6 +144,17 @@ func (a *API) SetLimits(file, uploads int64) {
 
 // Handler is the whole API.
 func (a *API) Handler() http.Handler { return http.HandlerFunc(a.serve) }
+
+// Inner is the whole API for other nodes, who may do everything: it must not be
+// reachable by anybody else.
+func (a *API) Inner() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		a.serve(w, r.WithContext(context.WithValue(r.Context(), innerKey{}, true)))
+	})
+}
+
+// innerKey marks the context of requests of other nodes.
+type innerKey struct{}
 
 // Collectors is what the process registers with Prometheus.
 func (a *API) Collectors() []prometheus.Collector { return a.metrics.Collectors() }

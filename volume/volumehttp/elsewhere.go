@@ -19,10 +19,18 @@ import (
 
 // newPeerClient makes the client that fetches from other nodes. A node that does
 // not begin to answer in some seconds is passed over for the next.
-func newPeerClient() *http.Client {
+func newPeerClient(dial func(ctx context.Context, addr string) (net.Conn, error)) *http.Client {
+	dialer := &net.Dialer{Timeout: time.Second}
 	return &http.Client{
 		Transport: &http.Transport{
-			DialContext:           (&net.Dialer{Timeout: time.Second}).DialContext,
+			DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+				if dial == nil {
+					return dialer.DialContext(ctx, network, addr)
+				}
+				ctx, cancel := context.WithTimeout(ctx, dialer.Timeout)
+				defer cancel()
+				return dial(ctx, addr)
+			},
 			ResponseHeaderTimeout: 5 * time.Second,
 			MaxIdleConnsPerHost:   64,
 			IdleConnTimeout:       30 * time.Second,
@@ -43,7 +51,7 @@ func (a *API) elsewhere(x *exchange, t target, e *volume.ElsewhereError, q url.V
 		return e
 	case a.opts.ReadMode == ReadRedirect:
 		node := e.Nodes[rand.IntN(len(e.Nodes))]
-		x.put("Location", passedOn(x.r, node.PublicURL))
+		x.put("Location", passedOn(x.r, a.scheme(), node.PublicURL))
 		x.empty(http.StatusTemporaryRedirect)
 		return nil
 	}
@@ -122,7 +130,7 @@ func (a *API) askAny(ctx context.Context, holders []volume.Node, request func(ho
 		if by := len(cancels); by < len(order) {
 			ctx, cancel := context.WithCancel(ctx)
 			cancels = append(cancels, cancel)
-			req, err := request(holders[order[by]].URL)
+			req, err := request(a.inside(holders[order[by]]))
 			if err != nil {
 				return nil, err
 			}
@@ -154,9 +162,25 @@ func (a *API) askAny(ctx context.Context, holders []volume.Node, request func(ho
 	}
 }
 
+// inside is where this node asks another one.
+func (a *API) inside(n volume.Node) string {
+	if a.opts.DialPeer != nil {
+		return n.Internal
+	}
+	return n.URL
+}
+
+// scheme is how clients reach volume servers.
+func (a *API) scheme() string {
+	if a.opts.TLS {
+		return "https"
+	}
+	return "http"
+}
+
 // passedOn gives the URL of the same request at another node.
-func passedOn(r *http.Request, host string) string {
-	u := url.URL{Scheme: "http", Host: host, Path: r.URL.Path, RawPath: r.URL.RawPath, RawQuery: "proxied=true"}
+func passedOn(r *http.Request, scheme, host string) string {
+	u := url.URL{Scheme: scheme, Host: host, Path: r.URL.Path, RawPath: r.URL.RawPath, RawQuery: "proxied=true"}
 	if r.URL.RawQuery != "" {
 		u.RawQuery = r.URL.RawQuery + "&proxied=true"
 	}
@@ -165,7 +189,7 @@ func passedOn(r *http.Request, host string) string {
 
 // passOnRequest makes the same request for another node.
 func passOnRequest(r *http.Request, host string) (*http.Request, error) {
-	req, err := http.NewRequestWithContext(r.Context(), r.Method, passedOn(r, host), nil)
+	req, err := http.NewRequestWithContext(r.Context(), r.Method, passedOn(r, "http", host), nil)
 	if err != nil {
 		return nil, err
 	}

@@ -218,7 +218,8 @@ func (a *API) fail(x *exchange, err error) {
 	}
 	wire.RetryLater(x.w.Header(), status)
 	chunk := (*chunkError)(nil)
-	if (x.r.Method == http.MethodGet || x.r.Method == http.MethodHead) && status != http.StatusTooManyRequests && !errors.As(err, &chunk) {
+	plain := status != http.StatusTooManyRequests && status != http.StatusUnauthorized && !errors.As(err, &chunk)
+	if plain && (x.r.Method == http.MethodGet || x.r.Method == http.MethodHead) {
 		x.empty(status)
 		return
 	}

@@ -38,6 +38,9 @@ func (a *API) read(x *exchange, p httprouter.Params) error {
 	if err != nil {
 		return err
 	}
+	if err := a.mayRead(x, t); err != nil {
+		return err
+	}
 	q, err := wire.Query(x.r)
 	if err != nil {
 		return err

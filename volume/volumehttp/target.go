@@ -14,18 +14,21 @@ import (
 type target struct {
 	id   volume.FileID
 	name string // of the last form, else ""
+	text string // the id as it was written, without extension and name
 	last string // the last segment; its extension gives a type to an upload that has none
 }
 
 // parseTarget reads the parameters of the file routes.
 func parseTarget(p httprouter.Params) (t target, err error) {
 	fid := p[0].Value
+	t.text = fid
 	t.last = p[len(p)-1].Value
 	if len(p) == 1 {
 		comma := strings.IndexByte(fid, ',')
 		if dot := strings.LastIndexByte(fid, '.'); comma >= 0 && dot > comma {
 			fid = fid[:dot]
 		}
+		t.text = fid
 		t.id, err = volume.ParseFileID(fid)
 		return t, err
 	}
@@ -38,6 +41,7 @@ func parseTarget(p httprouter.Params) (t target, err error) {
 	} else if dot := strings.LastIndexByte(key, '.'); dot >= 0 {
 		key = key[:dot]
 	}
+	t.text = fid + "," + key
 	if len(t.name) > 255 {
 		return t, fmt.Errorf("%w: the name in the path is over 255 bytes", volume.ErrBadRequest)
 	}

@@ -14,7 +14,7 @@ import (
 // create=true: a file that is there already with other bytes is refused with 409
 // instead of being replaced.
 func (a *API) write(x *exchange, p httprouter.Params) error {
-	t, err := parseTarget(p)
+	t, err := a.mayWrite(x, p)
 	if err != nil {
 		return err
 	}
@@ -61,7 +61,7 @@ type deleted struct {
 // delete deletes a file; first its chunks, if it has some, so that a delete that
 // fails half way can be repeated.
 func (a *API) delete(x *exchange, p httprouter.Params) error {
-	t, err := parseTarget(p)
+	t, err := a.mayWrite(x, p)
 	if err != nil {
 		return err
 	}

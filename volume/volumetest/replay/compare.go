@@ -157,7 +157,7 @@ var placeholder = regexp.MustCompile(`\{\{([a-z0-9_]+)(?::([^}]*))?\}\}`)
 var kinds = map[string]string{
 	"http_date": `[A-Z][a-z]{2}, \d{2} [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT`, "request_id": `[0-9A-F]+`,
 	"version": `.+`, "uuid": `[0-9a-f-]{36}`, "int": `-?\d+`, "float": `-?[\d.]+`, "digits": `\d+`, "unix_time": `\d{10}`,
-	"etag": `[0-9a-f]{8}`, "fid": `\d+,[0-9a-f]+`, "host": `[\d.:]+`, "boundary": `[0-9A-Za-z]+`, "any": `(?s:.*)`,
+	"etag": `[0-9a-f]{8}`, "fid": `\d+,[0-9a-f]+`, "host": `[\d.:]+`, "boundary": `[0-9A-Za-z]+`, "jwt": `[-\w]+\.[-\w]+\.[-\w]+`, "any": `(?s:.*)`,
 }
 
 // match compares text with a template and returns what its kinds stood for.

@@ -18,6 +18,7 @@ import (
 type Player struct {
 	Hosts map[string]string // host:port by the names that items have for servers
 	FIDs  map[string]string // file ids by the names that items have for them
+	auth  map[string]string // Authorization headers by the names that items have for them
 	// Instead, when set, takes an item that is not to be sent and reports true.
 	Instead func(it *Item) bool
 
@@ -29,7 +30,7 @@ type Player struct {
 func NewPlayer(t *testing.T, hosts map[string]string) *Player {
 	tr := &http.Transport{DisableCompression: true}
 	t.Cleanup(tr.CloseIdleConnections)
-	return &Player{Hosts: hosts, FIDs: map[string]string{}, client: &http.Client{
+	return &Player{Hosts: hosts, FIDs: map[string]string{}, auth: map[string]string{}, client: &http.Client{
 		Transport:     tr,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
@@ -45,7 +46,7 @@ func (p *Player) replay(it *Item) (complaints []string) {
 	if err != nil {
 		return []string{err.Error()}
 	}
-	if err := p.capture(it.Capture, body); err != nil {
+	if err := p.capture(it.Capture, resp.Header, body); err != nil {
 		complain("%v", err)
 	}
 	want := it.Response
@@ -90,9 +91,13 @@ func HeaderTemplate(raw json.RawMessage) string {
 	return strings.Join(list, ", ")
 }
 
-// capture remembers file ids of an answer.
-func (p *Player) capture(what map[string]string, body []byte) error {
+// capture remembers file ids and tokens of an answer.
+func (p *Player) capture(what map[string]string, header http.Header, body []byte) error {
 	for name, from := range what {
+		if h, ok := strings.CutPrefix(from, "header:"); ok {
+			p.auth[strings.TrimPrefix(name, "full:")] = header.Get(h)
+			continue
+		}
 		var answer map[string]any
 		if err := json.Unmarshal(body, &answer); err != nil {
 			return fmt.Errorf("body is no JSON: %.200q", body)
@@ -179,6 +184,11 @@ func (p *Player) Expand(s string) string {
 		m := placeholder.FindStringSubmatch(text)
 		if m[1] == "host" && m[2] != "" {
 			return p.Hosts[m[2]]
+		}
+		if auth := p.auth[m[2]]; auth != "" && m[1] == "full" {
+			return auth
+		} else if auth != "" && m[1] == "jwt" {
+			return strings.TrimPrefix(auth, "Bearer ")
 		}
 		fid := p.FIDs[m[2]]
 		vid, kc, ok := strings.Cut(fid, ",")
