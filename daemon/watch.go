@@ -17,10 +17,13 @@ import (
 // watchEvery is how often the node looks at itself.
 const watchEvery = 250 * time.Millisecond
 
-// closeWithin is what a planned stop may take besides Limits.Stop: to close the
-// files of all volumes. systemd is asked not to kill the process before, should
-// its own TimeoutStopSec be shorter.
-const closeWithin = 15 * time.Second
+// StopGrace is what a planned stop may take after Limits.Stop, to close everything.
+// What waits longer, for a disk that hangs, would wait for ever; the program round the
+// daemon ends then.
+const StopGrace = 15 * time.Second
+
+// killAfter is when systemd may kill what has not even ended then.
+const killAfter = 5 * time.Second
 
 // watch tells gossip, systemd and the program round it how the node is, and reloads
 // the configuration when asked to: so systemd hears all of it in order.
@@ -106,10 +109,11 @@ func (d *Daemon) reload(again func() config.Config) {
 	d.notify(sd.SdNotifyReady)
 }
 
-// notifyStopping tells systemd that the planned stop begins, and how long it may take.
+// notifyStopping tells systemd that the planned stop begins, and how long it may take,
+// should TimeoutStopSec be shorter.
 func (d *Daemon) notifyStopping(within time.Duration) {
 	d.notify(fmt.Sprintf("%s\nSTATUS=stopping: hands over and finishes requests\nEXTEND_TIMEOUT_USEC=%d",
-		sd.SdNotifyStopping, (within + closeWithin).Microseconds()))
+		sd.SdNotifyStopping, (within + StopGrace + killAfter).Microseconds()))
 }
 
 // notify tells systemd; without it, nothing happens.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -17,10 +18,6 @@ import (
 	"weedd/daemon"
 	"weedd/daemon/config"
 )
-
-// stopGrace is how long the daemon may take to close everything after limits.stop.
-// What waits for a disk that hangs would wait for ever.
-const stopGrace = 15 * time.Second
 
 // hooks are how a running daemon and this package talk.
 type hooks struct {
@@ -107,7 +104,7 @@ type process struct {
 	stderr  io.Writer
 	hints   io.Writer // nil for none
 
-	cfg     config.Config // in force; the daemon's from its start on, as it calls again
+	cfg     atomic.Pointer[config.Config] // in force; the daemon changes it when it calls again
 	log     *slog.Logger
 	logging *logControl
 }
@@ -117,7 +114,7 @@ func (p *process) run(ctx context.Context, serve daemonFunc) error {
 	if err != nil {
 		return err
 	}
-	p.cfg = cfg
+	p.cfg.Store(&cfg)
 	p.log, p.logging = newLog(p.stderr, cfg.Log)
 	reload := make(chan func() config.Config, 1)
 	ctx, cancel := context.WithCancel(ctx)
@@ -129,13 +126,14 @@ func (p *process) run(ctx context.Context, serve daemonFunc) error {
 	go func() {
 		done <- serve(ctx, cfg, p.log, hooks{reload: reload, ready: func() { p.ready(cfg) }, version: version})
 	}()
+	var limit time.Duration
 	var late <-chan time.Time
 	for {
 		select {
 		case err := <-done:
 			return p.end(ctx, err)
 		case <-late:
-			return p.end(ctx, fmt.Errorf("it does not stop: a disk that hangs, most likely; it was given limits.stop (%v) and %v more, and ends now; nothing that was acknowledged is lost", p.cfg.Limits.Stop, stopGrace))
+			return p.end(ctx, fmt.Errorf("it does not stop: a disk that hangs, most likely; it was given limits.stop (%v) and %v more, and ends now; nothing that was acknowledged is lost", limit, daemon.StopGrace))
 		case s := <-p.signals:
 			if s == syscall.SIGHUP {
 				select {
@@ -147,7 +145,8 @@ func (p *process) run(ctx context.Context, serve daemonFunc) error {
 			p.log.Info("stopping; a second signal stops at once", "signal", s.String())
 			p.deaf()
 			cancel()
-			late = time.After(p.cfg.Limits.Stop + stopGrace)
+			limit = p.cfg.Load().Limits.Stop
+			late = time.After(limit + daemon.StopGrace)
 		}
 	}
 }
@@ -169,16 +168,18 @@ func (p *process) again() config.Config {
 	next, err := p.load()
 	if err != nil {
 		p.refuse(err)
-		return p.cfg
+		return *p.cfg.Load()
 	}
-	live, restart := config.Diff(p.cfg, next)
-	p.cfg = config.Live(p.cfg, next)
-	p.logging.set(p.cfg.Log)
+	old := *p.cfg.Load()
+	live, restart := config.Diff(old, next)
+	cfg := config.Live(old, next)
+	p.cfg.Store(&cfg)
+	p.logging.set(cfg.Log)
 	p.log.Info("configuration reloaded", "config", p.path, "changed", live)
 	if len(restart) > 0 {
 		p.log.Warn("some changes need a restart and are not in force", "keys", restart)
 	}
-	return p.cfg
+	return cfg
 }
 
 // refuse logs every fault.

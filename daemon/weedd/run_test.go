@@ -15,6 +15,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"weedd/daemon"
 	"weedd/daemon/config"
 )
 
@@ -142,7 +143,7 @@ func TestADaemonThatDoesNotStopIsLeft(t *testing.T) {
 			return nil
 		})
 		var said *saidError
-		if limit := config.Default().Limits.Stop + stopGrace; !errors.As(err, &said) || time.Since(began) != limit || !strings.Contains(stderr.String(), "hangs") {
+		if limit := config.Default().Limits.Stop + daemon.StopGrace; !errors.As(err, &said) || time.Since(began) != limit || !strings.Contains(stderr.String(), "hangs") {
 			t.Errorf("ended after %v with %v; log:\n%s", time.Since(began), err, stderr.String())
 		}
 	})

@@ -77,5 +77,5 @@ func systemd(t *testing.T, binary string) {
 	m.await("READY=1", "RELOADING=1", "MONOTONIC_USEC=")
 	m.await("", "READY=1")
 	stop(t, n)
-	m.await("READY=1", "STOPPING=1", "STATUS=stopping", "EXTEND_TIMEOUT_USEC=435000000\n")
+	m.await("READY=1", "STOPPING=1", "STATUS=stopping", "EXTEND_TIMEOUT_USEC=440000000\n")
 }
