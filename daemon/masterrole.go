@@ -140,7 +140,8 @@ func (d *Daemon) startMaster(client *clusterrpc.Client) {
 	m := d.master
 	m.client = client
 	m.leader = leader.New(leader.Options{
-		Self: d.dir.node, Log: m.log, Gossip: d.mesh, Probe: probe, Masters: m.viewMasters, Remove: m.remove, Logger: d.log,
+		Self: d.dir.node, Log: m.log, Gossip: d.mesh, Probe: func(ctx context.Context, n cluster.Node) error { return d.trust.Probe(ctx, n.Internal) },
+		Masters: m.viewMasters, Remove: m.remove, Logger: d.log,
 		GarbageThreshold: float64(d.cfg.Master.GarbageThreshold),
 		Placement: placement.Settings{VolumeLimit: int64(d.cfg.Master.VolumeSizeLimit), RepairAfter: d.cfg.Master.RepairAfter, JoinsAtOnce: d.cfg.Master.RepairCopies,
 			Grow: growth(d.cfg.Master.WritableVolumes), KeepForeign: !d.cfg.Master.Adopt},
@@ -353,15 +354,6 @@ const removeTime = 5 * time.Second
 func (m *masterRole) viewMasters() ([]cluster.ViewMaster, uint64) {
 	term, _ := strconv.ParseUint(m.group.Stats()["term"], 10, 64)
 	return m.masters(), term
-}
-
-// probe dials the internal port of a node.
-func probe(ctx context.Context, n cluster.Node) error {
-	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", n.Internal)
-	if err != nil {
-		return err
-	}
-	return conn.Close()
 }
 
 // promiser asks another master for its promise in a genesis.

@@ -3,67 +3,137 @@ package internalnet
 import (
 	"context"
 	"net"
+	"os"
+	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 )
 
-// SetCut makes this node lose its connections to the addresses for which cut is
-// true at the moment, as if a network between dropped all packets: nothing is
-// refused and nothing is reset, answers just never come. It is for tests, and
-// must be called before anything is dialed.
+// SetCut makes this node lose what it sends to the addresses for which cut is
+// true at the moment, and what comes back over the connections that it made to
+// them, as if a network between dropped all packets: nothing is refused, and
+// nothing is reset. As TCP does, a connection delivers later what was lost, when
+// the network is back in time, and is given up by both sides after lostAfter. It
+// is for tests, and must be called before anything is dialed.
 func (t *Trust) SetCut(cut func(addr string) bool) { t.cut = cut }
 
+// resend is how often something lost is sent again.
+const resend = 20 * time.Millisecond
+
 // dial opens the TCP connection below a Dial.
-func (t *Trust) dial(ctx context.Context, d *net.Dialer, addr string) (net.Conn, error) {
+func (t *Trust) dial(ctx context.Context, addr string) (net.Conn, error) {
+	d := net.Dialer{Timeout: handshakeTimeout, KeepAliveConfig: keepAlive, Control: boundLoss}
 	if t.cut == nil {
 		return d.DialContext(ctx, "tcp", addr)
 	}
-	if t.cut(addr) {
-		ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
-		defer cancel()
-		<-ctx.Done()
+	cut := func() bool { return t.cut(addr) }
+	if !mended(cut, time.Now().Add(lostAfter), ctx.Done()) {
 		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ETIMEDOUT}
 	}
 	conn, err := d.DialContext(ctx, "tcp", addr)
 	if err != nil {
 		return nil, err
 	}
-	return &cutConn{Conn: conn, cut: func() bool { return t.cut(addr) }}, nil
+	return &cutConn{Conn: conn, cut: cut, closed: make(chan struct{})}, nil
 }
 
-// cutConn is a connection that loses what is sent while it is cut. One that has
-// lost something is reset once the cut is mended.
+// mended waits while cut is true, and reports false when it was until the
+// deadline, or until stop is closed.
+func mended(cut func() bool, deadline time.Time, stop <-chan struct{}) bool {
+	for cut() {
+		left := time.Until(deadline)
+		if left <= 0 {
+			return false
+		}
+		select {
+		case <-time.After(min(resend, left)):
+		case <-stop:
+			return false
+		}
+	}
+	return true
+}
+
+// cutConn is a connection that delivers nothing while it is cut.
 type cutConn struct {
 	net.Conn
-	cut  func() bool
-	lost atomic.Bool
+	cut    func() bool
+	closed chan struct{}
+	once   sync.Once
+
+	mu     sync.Mutex
+	unsent []byte // lost, to be sent again
+
+	unread []byte                    // arrived while it was cut; the reader's own
+	until  atomic.Pointer[time.Time] // the reader's deadline
 }
 
-// Write implements net.Conn.
+// Write implements net.Conn. What is lost looks as if it were sent.
 func (c *cutConn) Write(b []byte) (int, error) {
-	switch {
-	case c.cut():
-		c.lost.Store(true)
-		return len(b), nil
-	case c.lost.Load():
-		return 0, &net.OpError{Op: "write", Net: "tcp", Err: syscall.ECONNRESET}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.unsent) == 0 && !c.cut() {
+		return c.Conn.Write(b)
 	}
-	return c.Conn.Write(b)
+	if c.unsent = append(c.unsent, b...); len(c.unsent) == len(b) {
+		go c.resend(time.Now().Add(lostAfter))
+	}
+	return len(b), nil
+}
+
+func (c *cutConn) resend(deadline time.Time) {
+	if !mended(c.cut, deadline, c.closed) {
+		c.Close()
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	b := c.unsent
+	c.unsent = nil
+	if _, err := c.Conn.Write(b); err != nil {
+		c.Close()
+	}
 }
 
 // Read implements net.Conn.
 func (c *cutConn) Read(b []byte) (int, error) {
-	for {
+	if len(c.unread) == 0 {
 		n, err := c.Conn.Read(b)
-		switch {
-		case err != nil:
+		if err != nil || !c.cut() {
 			return n, err
-		case c.cut():
-			c.lost.Store(true)
-		case c.lost.Load():
-			return 0, &net.OpError{Op: "read", Net: "tcp", Err: syscall.ECONNRESET}
-		default:
-			return n, nil
 		}
+		c.unread = append(c.unread, b[:n]...)
 	}
+	deadline, err := time.Now().Add(lostAfter), error(syscall.ETIMEDOUT)
+	if until := c.until.Load(); until != nil && !until.IsZero() && until.Before(deadline) {
+		deadline, err = *until, os.ErrDeadlineExceeded
+	}
+	if !mended(c.cut, deadline, c.closed) {
+		if err == syscall.ETIMEDOUT {
+			c.Close()
+		}
+		return 0, &net.OpError{Op: "read", Net: "tcp", Err: err}
+	}
+	n := copy(b, c.unread)
+	c.unread = c.unread[n:]
+	return n, nil
+}
+
+// SetDeadline implements net.Conn.
+func (c *cutConn) SetDeadline(t time.Time) error {
+	c.until.Store(&t)
+	return c.Conn.SetDeadline(t)
+}
+
+// SetReadDeadline implements net.Conn.
+func (c *cutConn) SetReadDeadline(t time.Time) error {
+	c.until.Store(&t)
+	return c.Conn.SetReadDeadline(t)
+}
+
+// Close implements net.Conn.
+func (c *cutConn) Close() error {
+	c.once.Do(func() { close(c.closed) })
+	return c.Conn.Close()
 }

@@ -11,10 +11,13 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
@@ -309,4 +312,119 @@ func TestPool(t *testing.T) {
 	if _, err := pool.Conn(p.Addr().String(), nodeA, "orders"); !errors.Is(err, volume.ErrClosed) {
 		t.Errorf("after Close: %v", err)
 	}
+}
+
+// userTimeout is what the kernel has as TCP_USER_TIMEOUT of the connection below conn.
+func userTimeout(t *testing.T, conn *tls.Conn) (ms int) {
+	t.Helper()
+	raw, err := conn.NetConn().(*net.TCPConn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cerr := raw.Control(func(fd uintptr) { ms, err = unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT) }); cerr != nil || err != nil {
+		t.Fatal(cerr, err)
+	}
+	return ms
+}
+
+func TestBothSidesGiveUpAConnectionThatIsCutOff(t *testing.T) {
+	t.Parallel()
+	key := NewKey()
+	port := testPort(t, testTrust(t, key, nodeA))
+	server := make(chan net.Conn, 1)
+	go func() {
+		conn, err := port.GRPC().Accept()
+		if err != nil {
+			t.Error(err)
+		}
+		server <- conn
+	}()
+	client, err := testTrust(t, key, nodeB).Dial(testContext(t), ProtoGRPC, port.Addr().String(), nodeA)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	there := (<-server).(*Conn)
+	defer there.Close()
+	for side, conn := range map[string]*tls.Conn{"dialed": client.(*tls.Conn), "accepted": there.Conn} {
+		if got := userTimeout(t, conn); got != int(lostAfter.Milliseconds()) {
+			t.Errorf("the side that %s waits for %d ms", side, got)
+		}
+	}
+}
+
+// What Cut makes is what TCP makes of a network that drops packets.
+func TestCut(t *testing.T) {
+	t.Parallel()
+	key := NewKey()
+	port := testPort(t, testTrust(t, key, nodeA))
+	go func() {
+		for {
+			conn, err := port.GRPC().Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer conn.Close()
+				_, _ = io.Copy(conn, conn)
+			}()
+		}
+	}()
+	var cut atomic.Bool
+	trust := testTrust(t, key, nodeB)
+	trust.SetCut(func(string) bool { return cut.Load() })
+	dial := func() net.Conn {
+		conn, err := trust.Dial(testContext(t), ProtoGRPC, port.Addr().String(), nodeA)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		return conn
+	}
+	if conn := dial(); echo(conn) != nil {
+		t.Error("not cut")
+	}
+
+	short, long := dial(), dial()
+	cut.Store(true)
+	if _, err := short.Write([]byte("late")); err != nil {
+		t.Fatalf("a lost write looks like one that was sent: %v", err)
+	}
+	short.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+	if _, err := short.Read(make([]byte, 4)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("an answer over a cut: %v", err)
+	}
+	if err := trust.Probe(shortContext(t), port.Addr().String()); err == nil || errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("probe over a cut: %v", err)
+	}
+	cut.Store(false)
+	got := make([]byte, 4)
+	short.SetReadDeadline(time.Time{})
+	if _, err := io.ReadFull(short, got); err != nil || string(got) != "late" {
+		t.Errorf("what was lost does not arrive later: %q, %v", got, err)
+	}
+
+	cut.Store(true)
+	if _, err := long.Write([]byte("lost")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := long.Read(got); err == nil {
+		t.Errorf("read %q over a cut", got)
+	}
+	cut.Store(false)
+	if _, err := long.Write([]byte("more")); err == nil {
+		_, err = long.Read(got)
+		if err == nil {
+			t.Error("the connection outlived a long cut")
+		}
+	}
+	if conn := dial(); echo(conn) != nil {
+		t.Error("mended")
+	}
+}
+
+func shortContext(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	t.Cleanup(cancel)
+	return ctx
 }

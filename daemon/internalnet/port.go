@@ -13,8 +13,12 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"sync"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"weedd/volume"
 )
@@ -29,9 +33,26 @@ const (
 	maxConns          = 4096 // established, for each protocol
 )
 
-// A host that vanished without a word is noticed after about ten seconds even
-// where nobody writes.
-var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 5 * time.Second, Interval: 2 * time.Second, Count: 3}
+// lostAfter is how long the other host may acknowledge nothing before the kernel
+// gives a connection up. Its own patience is a quarter of an hour, and it tries
+// again ever more rarely: a connection that was cut off for a minute would lie
+// idle for up to another one after the network is back. Given up, it is dialed
+// anew at once. A host that vanished is noticed after as long where nobody
+// writes: keepAlive sees to it that there is something to acknowledge.
+const lostAfter = 3 * time.Second
+
+var keepAlive = net.KeepAliveConfig{Enable: true, Idle: time.Second, Interval: time.Second, Count: 3}
+
+// boundLoss sets lostAfter on a socket that is about to be used.
+func boundLoss(_, _ string, socket syscall.RawConn) error {
+	var err error
+	if cerr := socket.Control(func(fd uintptr) {
+		err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(lostAfter.Milliseconds()))
+	}); cerr != nil {
+		return cerr
+	}
+	return os.NewSyscallError("setsockopt", err)
+}
 
 // Conn is a connection that came in at a Port: authenticated, with the peer's
 // node id, "" when its certificate names none.
@@ -70,7 +91,7 @@ type Port struct {
 // Listen opens the internal port at addr, host:port with port 0 for any. Nothing
 // is handed out before somebody accepts from Raft, GRPC or HTTP.
 func Listen(addr string, trust *Trust, log *slog.Logger) (*Port, error) {
-	listener, err := (&net.ListenConfig{KeepAliveConfig: keepAlive}).Listen(context.Background(), "tcp", addr)
+	listener, err := (&net.ListenConfig{KeepAliveConfig: keepAlive, Control: boundLoss}).Listen(context.Background(), "tcp", addr)
 	if err != nil {
 		return nil, fmt.Errorf("open internal port: %w", err)
 	}

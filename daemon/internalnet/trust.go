@@ -231,8 +231,7 @@ func certNode(cs tls.ConnectionState) volume.NodeID {
 // when it is another node. ctx bounds dialing and handshake. What the other side
 // thinks of our certificate shows only with the first read.
 func (t *Trust) Dial(ctx context.Context, proto Proto, addr string, node volume.NodeID) (net.Conn, error) {
-	d := net.Dialer{Timeout: handshakeTimeout, KeepAliveConfig: keepAlive}
-	raw, err := t.dial(ctx, &d, addr)
+	raw, err := t.dial(ctx, addr)
 	if err != nil {
 		return nil, fmt.Errorf("dial %s at %s: %w", proto, addr, err)
 	}
@@ -248,4 +247,14 @@ func (t *Trust) Dial(ctx context.Context, proto Proto, addr string, node volume.
 		return nil, fmt.Errorf("dial %s at %s: %w", proto, addr, err)
 	}
 	return conn, nil
+}
+
+// Probe connects to the internal port at addr and hangs up: syscall.ECONNREFUSED
+// says that no process listens there.
+func (t *Trust) Probe(ctx context.Context, addr string) error {
+	conn, err := t.dial(ctx, addr)
+	if err != nil {
+		return fmt.Errorf("probe %s: %w", addr, err)
+	}
+	return conn.Close()
 }
