@@ -32,8 +32,9 @@ const (
 // ClientOptions are what a Client is made of. Conns and Masters are needed.
 type ClientOptions struct {
 	Conns Conns
-	// Masters lists the masters in sight, this daemon's own included. They are
-	// asked who leads while Hint does not know.
+	// Masters lists the masters in sight, this daemon's own included, in the order
+	// in which they are asked where a volume is. They are asked who leads while
+	// Hint does not know.
 	Masters func() []cluster.Node
 	// Hint names the leader as this daemon itself knows it (as a member of raft);
 	// the zero value for none. May be nil.
@@ -44,14 +45,15 @@ type ClientOptions struct {
 // methods may be called at once from anywhere. While nobody leads, calls wait
 // for a leader as long as their context lets them.
 type Client struct {
-	opt ClientOptions
+	opt  ClientOptions
+	turn time.Duration // turnTime
 
 	mu   sync.Mutex
 	last LeaderInfo // the leader as the last answers had it
 }
 
 // NewClient makes a Client. It connects to nobody yet.
-func NewClient(opt ClientOptions) *Client { return &Client{opt: opt} }
+func NewClient(opt ClientOptions) *Client { return &Client{opt: opt, turn: turnTime} }
 
 const (
 	// attemptTime bounds the wait for one answer: a process in trouble keeps its
@@ -59,9 +61,6 @@ const (
 	attemptTime = 3 * time.Second
 	// whoTime bounds the question who leads.
 	whoTime = time.Second
-	// locateTime bounds the wait for one master's word on a volume, which it has in
-	// memory: readers wait for it, and there are others to ask.
-	locateTime = 300 * time.Millisecond
 	// hintPoll is how often a waiting call looks whether another master leads now.
 	hintPoll = 100 * time.Millisecond
 	// maxAnswer bounds an answer that comes in pieces, in bytes.
@@ -212,42 +211,6 @@ func (c *Client) Entry(ctx context.Context, id volume.ID) (volume.Entry, error) 
 		return e, fmt.Errorf("ask the leader for volume %d: %w", id, err)
 	}
 	return e, nil
-}
-
-// Locate asks the masters in turn for the entry of a volume and the nodes that
-// hold it. One that does not know the volume may lag behind, so that there is
-// none (volume.ErrNoVolume) is believed of the leader only; an entry that comes
-// from it comes without nodes. volume.ErrUnavailable means that nobody knew.
-func (c *Client) Locate(ctx context.Context, id volume.ID) (volume.Entry, []volume.Node, error) {
-	last := errors.New("no master in sight")
-	asked := false // the leader
-	for _, m := range c.masters() {
-		var a *locateAnswer
-		err := c.call(ctx, m, locateTime, func(ctx context.Context, conn grpc.ClientConnInterface) (err error) {
-			a, err = rpcwire.Call[locateAnswer](ctx, conn, ServiceName, "Locate", &locateRequest{id})
-			return err
-		})
-		if err == nil {
-			return a.Entry, a.Nodes, nil
-		}
-		if last = err; !errors.Is(err, volume.ErrNoVolume) || asked {
-			continue
-		}
-		asked = true
-		e, err := c.sure(ctx, id)
-		if err == nil || errors.Is(err, volume.ErrNoVolume) {
-			return e, nil, err
-		}
-		last = err
-	}
-	return volume.Entry{}, nil, fmt.Errorf("%w: locate volume %d: %v", volume.ErrUnavailable, id, last)
-}
-
-// sure is Entry for no longer than it takes when all is well.
-func (c *Client) sure(ctx context.Context, id volume.ID) (volume.Entry, error) {
-	ctx, cancel := context.WithTimeout(ctx, whoTime/2)
-	defer cancel()
-	return c.Entry(ctx, id)
 }
 
 // Promise puts a genesis to one master.

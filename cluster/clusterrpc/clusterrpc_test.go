@@ -26,16 +26,18 @@ import (
 type fakeMaster struct {
 	id volume.NodeID
 
-	mu     sync.Mutex
-	leader clusterrpc.LeaderInfo
-	asked  bool // who leads
-	mute   bool // it takes calls and never answers
-	calls  int
-	grow   error
-	ask    func(volume.Ask) (volume.Entry, error)
-	got    []volume.Report
-	orders chan volume.Orders
-	view   cluster.View
+	mu      sync.Mutex
+	leader  clusterrpc.LeaderInfo
+	asked   bool                  // who leads
+	mute    bool                  // it takes calls and never answers
+	locate  func(context.Context) // called first; set before the master is asked
+	version uint64                // of the entry that it knows; likewise
+	calls   int
+	grow    error
+	ask     func(volume.Ask) (volume.Entry, error)
+	got     []volume.Report
+	orders  chan volume.Orders
+	view    cluster.View
 }
 
 func (m *fakeMaster) notLeader(ctx context.Context) error {
@@ -127,14 +129,17 @@ func (m *fakeMaster) Entry(ctx context.Context, id volume.ID) (volume.Entry, err
 	if id != 7 && id != 9 {
 		return volume.Entry{}, fmt.Errorf("%w: volume %d", volume.ErrNoVolume, id)
 	}
-	return volume.Entry{Volume: id, Epoch: 3}, nil
+	return volume.Entry{Volume: id, Epoch: 3, Version: 1}, nil
 }
 
 func (m *fakeMaster) Locate(ctx context.Context, id volume.ID) (volume.Entry, []volume.Node, error) {
+	if m.locate != nil {
+		m.locate(ctx)
+	}
 	if id != 7 || m.id == "m2" {
 		return volume.Entry{}, nil, fmt.Errorf("%w: volume %d", volume.ErrNoVolume, id)
 	}
-	return volume.Entry{Volume: id, Epoch: 3}, []volume.Node{{ID: "n1", URL: "n1:8080"}}, nil
+	return volume.Entry{Volume: id, Epoch: 3, Version: m.version}, []volume.Node{{ID: "n1", URL: "n1:8080"}}, nil
 }
 
 func (m *fakeMaster) WhoLeads(context.Context) (clusterrpc.LeaderInfo, error) {
@@ -430,18 +435,55 @@ func TestAHeartbeatEndsWhenTheLeaderFallsSilent(t *testing.T) {
 func TestThatThereIsNoVolumeIsBelievedOfTheLeaderOnly(t *testing.T) {
 	t.Parallel()
 	ms := start(t, "m2", "m1") // m2 lags behind, and m1 does not know of volume 9 yet
-	e, nodes, err := ms.client().Locate(ctx(t), 7)
+	e, nodes, err := ms.client().Locate(ctx(t), 7, 0)
 	if err != nil || e.Epoch != 3 || len(nodes) != 1 {
 		t.Errorf("nobody leads, and a master knows it: %v, %v, %v", e, nodes, err)
 	}
-	if _, _, err := ms.client().Locate(ctx(t), 8); !errors.Is(err, volume.ErrUnavailable) {
+	if _, _, err := ms.client().Locate(ctx(t), 8, 0); !errors.Is(err, volume.ErrUnavailable) {
 		t.Errorf("nobody leads: %v", err)
 	}
 	ms.lead("m1")
-	if e, _, err := ms.client().Locate(ctx(t), 9); err != nil || e.Epoch != 3 {
+	if e, _, err := ms.client().Locate(ctx(t), 9, 0); err != nil || e.Epoch != 3 {
 		t.Errorf("only the leader knows it: %v, %v", e, err)
 	}
-	if _, _, err := ms.client().Locate(ctx(t), 8); !errors.Is(err, volume.ErrNoVolume) {
+	if _, _, err := ms.client().Locate(ctx(t), 8, 0); !errors.Is(err, volume.ErrNoVolume) {
 		t.Errorf("no such volume: %v", err)
+	}
+}
+
+// A frozen master takes calls and says nothing.
+func TestAMasterThatSaysNothingHoldsNoLocateUp(t *testing.T) {
+	t.Parallel()
+	ms := start(t, "m0", "m1")
+	frozen, other := ms.list[0], ms.list[1]
+	asked, waited := make(chan struct{}), make(chan bool, 1)
+	other.version, other.locate = 1, func(context.Context) { close(asked) }
+	frozen.locate = func(ctx context.Context) {
+		select {
+		case <-asked:
+			waited <- false
+		case <-ctx.Done():
+			waited <- true
+		}
+		<-ctx.Done()
+	}
+	if e, _, err := ms.client().Locate(ctx(t), 7, 0); err != nil || e.Version != 1 {
+		t.Fatalf("%v, %v", e, err)
+	}
+	if <-waited {
+		t.Error("the other master was asked only after the frozen one had been given up")
+	}
+}
+
+func TestLocateAsksOnWhileAMasterMayKnowMore(t *testing.T) {
+	t.Parallel()
+	ms := start(t, "m0", "m1")
+	ms.list[0].version, ms.list[1].version = 4, 5
+	c := ms.client()
+	c.SetTurn(time.Minute) // who is slow to answer is waited for
+	for past, want := range map[uint64]uint64{0: 4, 3: 4, 4: 5, 5: 5} {
+		if e, nodes, err := c.Locate(ctx(t), 7, past); err != nil || e.Version != want || len(nodes) != 1 {
+			t.Errorf("past version %d: %v, %v, %v; want version %d", past, e, nodes, err, want)
+		}
 	}
 }

@@ -179,7 +179,7 @@ func (s *Server) reportGone(id volume.ID) {
 // the placement asks for say, now, that they are at that epoch and have its
 // bytes. It returns the version of the entry that said so, also with errOther.
 func (s *Server) spare(ctx context.Context, d volume.Drop, v *store.Volume) (version uint64, err error) {
-	e, _, err := s.opts.Master.Locate(ctx, d.Volume)
+	e, _, err := s.opts.Master.Locate(ctx, d.Volume, 0)
 	if err != nil {
 		return 0, fmt.Errorf("ask for the entry: %w", err)
 	}

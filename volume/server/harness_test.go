@@ -394,7 +394,7 @@ func (m masterOf) Ask(ctx context.Context, ask volume.Ask) (volume.Entry, error)
 }
 
 // Locate implements server.Master.
-func (m masterOf) Locate(ctx context.Context, id volume.ID) (volume.Entry, []volume.Node, error) {
+func (m masterOf) Locate(ctx context.Context, id volume.ID, _ uint64) (volume.Entry, []volume.Node, error) {
 	if m.deaf.Add(-1) >= 0 {
 		return volume.Entry{}, nil, volume.ErrUnavailable
 	}

@@ -68,7 +68,14 @@ func (s *Server) locate(ctx context.Context, id volume.ID, fresh bool) (route, e
 	}
 	ctx, cancel := context.WithTimeout(ctx, locateLimit)
 	defer cancel()
-	e, nodes, err := s.opts.Master.Locate(ctx, id)
+	var past uint64
+	if fresh { // what is known did not do; this node's own master may know no better
+		past = known.entry.Version
+		if r := s.copy(id); r != nil {
+			past = max(past, r.Entry().Version)
+		}
+	}
+	e, nodes, err := s.opts.Master.Locate(ctx, id, past)
 	switch {
 	case err == nil:
 		return s.routes.put(route{e, nodes, now.Add(routeLife)}), nil

@@ -58,8 +58,9 @@ type Master interface {
 	Beat(ctx context.Context, reports <-chan volume.Report, obey func(volume.Orders)) error
 	// Ask answers the entry now in force, with volume.ErrStale too.
 	Ask(ctx context.Context, ask volume.Ask) (volume.Entry, error)
-	// Locate asks any master for a volume's entry and the nodes of its holders.
-	Locate(ctx context.Context, id volume.ID) (volume.Entry, []volume.Node, error)
+	// Locate asks masters for a volume's entry and the nodes of its holders: for
+	// one of a version above past if any of them knows it.
+	Locate(ctx context.Context, id volume.ID, past uint64) (volume.Entry, []volume.Node, error)
 }
 
 // Peers knows the addresses of other nodes, by gossip.
