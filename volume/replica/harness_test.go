@@ -51,8 +51,11 @@ type node struct {
 	store *store.Store
 	log   *hooked
 	work  sync.WaitGroup
-	up    bool          // guarded by cluster.mu
-	gate  chan struct{} // guarded by cluster.mu; closed unless the node is frozen
+
+	confirms atomic.Int64 // questions to primaries
+
+	up   bool          // guarded by cluster.mu
+	gate chan struct{} // guarded by cluster.mu; closed unless the node is frozen
 }
 
 // hooked is a log that hangs in Sync, or has lost acknowledged bytes, on demand.
@@ -136,7 +139,16 @@ func (c *cluster) runOver(n *node) {
 			if p == nil || c.at(n.id) == nil {
 				return 0, volume.ErrUnavailable
 			}
-			return p.Confirm(ctx, epoch, from)
+			c.mu.Lock()
+			gate := p.gate
+			c.mu.Unlock()
+			n.confirms.Add(1)
+			select {
+			case <-gate:
+				return p.Confirm(ctx, epoch, from)
+			case <-ctx.Done():
+				return 0, ctx.Err()
+			}
 		},
 	})
 	open := make(chan struct{})

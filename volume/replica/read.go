@@ -65,6 +65,8 @@ func (r *Replica) catchUp(ctx context.Context) error {
 	if !inSync || !following || r.opts.Confirm == nil {
 		return fmt.Errorf("%w: this copy is not in touch with the primary", volume.ErrUnavailable)
 	}
+	ctx, cancel := r.within(ctx, epoch)
+	defer cancel()
 	committed, err := r.opts.Confirm(ctx, e.Primary, e.Volume, epoch, r.opts.Self)
 	if err != nil {
 		return fmt.Errorf("%w: ask the primary: %w", volume.ErrUnavailable, err)
@@ -80,6 +82,29 @@ func (r *Replica) catchUp(ctx context.Context) error {
 		return fmt.Errorf("%w: this copy is behind the primary", volume.ErrUnavailable)
 	}
 	return nil
+}
+
+// within gives a context that ends when a newer epoch is known: a primary that
+// is frozen or cut off is not waited for once another one leads.
+func (r *Replica) within(ctx context.Context, epoch volume.Epoch) (context.Context, func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		for {
+			e, _, moved := r.Watch()
+			if e.Epoch > epoch {
+				cancel()
+				return
+			}
+			select {
+			case <-moved:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return ctx, func() { cancel(); <-watched }
 }
 
 // Confirm answers the committed length, once it is sure that this copy led at

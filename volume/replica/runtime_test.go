@@ -346,6 +346,32 @@ func TestAMissAtACopyWithoutItsPrimaryIsUnavailable(t *testing.T) {
 	}
 }
 
+// A frozen primary answers nothing, and needs not to once another copy leads.
+func TestAMissGivesItsPrimaryUpWhenAnotherLeads(t *testing.T) {
+	t.Parallel()
+	c := start(t, volume.Spec{}, "a", "b", "c")
+	c.at("a").mustWrite(t, 1, "one")
+	c.identical("a", "b", "c")
+	c.freeze("a")
+	b := c.at("b")
+	missed := make(chan error, 1)
+	go func() {
+		_, err := b.Get(context.Background(), 2, 7, false)
+		missed <- err
+	}()
+	eventually(t, "the primary is not asked", func() bool { return b.confirms.Load() > 0 })
+	c.promote("c")
+	select {
+	case err := <-missed:
+		if !errors.Is(err, volume.ErrUnavailable) {
+			t.Errorf("miss: %v", err)
+		}
+	case <-time.After(patience):
+		c.thaw("a")
+		t.Fatal("the frozen primary is waited for")
+	}
+}
+
 func TestMissesAtOneTimeShareBarriers(t *testing.T) {
 	t.Parallel()
 	c := start(t, volume.Spec{}, "a", "b")
