@@ -61,8 +61,8 @@ type Options struct {
 	// GarbageThreshold is the share of a volume's bytes, from 0 to 1, that files
 	// replaced and deleted may take before the volume is compacted; 0 is never.
 	GarbageThreshold float64
-	// Warmup is how long after an election a volume server may take to bring its
-	// heartbeat over before it can count as gone; default 1.5 s.
+	// Warmup is how long after an election a volume server that gossip has not
+	// met may take to come before it can count as gone; default 1.5 s.
 	Warmup time.Duration
 	Logger *slog.Logger
 }

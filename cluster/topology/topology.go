@@ -23,7 +23,7 @@ import (
 // the defaults.
 type Settings struct {
 	Silence time.Duration // without a word for so long, gossip is believed that a node is dead; default 1 s
-	Warmup  time.Duration // how long a node may take to bring its stream to a new leader; default 1.5 s
+	Warmup  time.Duration // how long a node that gossip has not met may take to come to a new leader; default 1.5 s
 	Frozen  time.Duration // without a word for so long, a node is dead whatever gossip says; default 10 s
 }
 
@@ -242,7 +242,7 @@ func (m *Map) holdersLocked(entries []*volume.Entry) {
 // port refused a connection; it said something just now; it has a stream or
 // answers probes; gossip.
 func (m *Map) aliveLocked(n *node, now time.Time) bool {
-	quiet := now.Sub(n.heard) // for ever when it was never heard
+	quiet := now.Sub(latest(n.heard, m.started)) // nobody was heard before
 	switch {
 	case n.refused:
 		return false
@@ -250,18 +250,21 @@ func (m *Map) aliveLocked(n *node, now time.Time) bool {
 		return false // it said that it is stopping, and hung up
 	case quiet < m.set.Silence:
 		return true
-	case n.stream == 0 && !n.had && now.Sub(m.started) < m.set.Warmup:
-		return true // it has not had the time to come
+	case n.info.Internal == "" && quiet < m.set.Warmup:
+		return true // gossip, as young as this leader perhaps, has not met it yet
 	case !n.info.Alive:
 		return false
 	}
-	last := m.started
-	for _, t := range []time.Time{n.heard, n.answered} {
+	return now.Sub(latest(n.heard, n.answered, m.started)) < m.set.Frozen
+}
+
+func latest(times ...time.Time) (last time.Time) {
+	for _, t := range times {
 		if t.After(last) {
 			last = t
 		}
 	}
-	return now.Sub(last) < m.set.Frozen
+	return last
 }
 
 // timedLocked is aliveLocked that also keeps the time of being away.

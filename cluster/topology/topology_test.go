@@ -59,8 +59,10 @@ func TestWhoCountsAsAlive(t *testing.T) {
 		now   int // ms
 		alive bool
 	}{
-		{"a node has its time to bring the stream, though gossip does not know it", []step{forgotten}, 1400, true},
+		{"a node that gossip has not met has its time to come", []step{forgotten}, 1400, true},
 		{"but no longer than that", []step{forgotten}, 1600, false},
+		{"gossip alone does not outdo a term that has just begun", []step{gossip(false, true)}, 900, true},
+		{"a second later it does", []step{gossip(false, true)}, 1100, false},
 		{"a node that gossip believes in has longer", []step{gossip(true, true)}, 3000, true},
 		{"but not for ever without a word", []step{gossip(true, true)}, 11000, false},
 		{"unless it answers probes", []step{gossip(true, true), answered(9000)}, 11000, true},
