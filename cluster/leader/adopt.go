@@ -58,7 +58,7 @@ func (t *term) mayAdopt(cmd *catalog.Adopt, now time.Time) bool {
 		return false
 	}
 	if cmd.Version != 0 {
-		t.joined[cmd.Volume] = attempt{now, min(max(2*a.pause, joinPause), joinPauseMost)}
+		t.joined[cmd.Volume] = a.next(now, joinPause, joinPauseMost, "")
 	}
 	return true
 }

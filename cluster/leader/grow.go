@@ -64,7 +64,7 @@ func (t *term) grow(ctx context.Context, req GrowRequest) ([]*volume.Entry, erro
 		moved := t.moved.Wait()
 		ids, err := t.want(ctx, req)
 		if err != nil {
-			if !t.patient(err, began) {
+			if !t.patient(err, began) && !errors.Is(err, errRests) {
 				return nil, err
 			}
 			select {
@@ -117,6 +117,9 @@ func (t *term) serveWant(view placement.View, req GrowRequest) ([]volume.ID, err
 	}
 	if es := placement.Coming(view, req); len(es) > 0 {
 		return idsOf(es), nil
+	}
+	if err := t.growthRests(req.Spec, time.Now()); err != nil {
+		return nil, err
 	}
 	return t.make(view, req, placement.OnDemand(view, req.Spec, t.opt.Placement), placement.Plan)
 }

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -80,11 +81,22 @@ type lab struct {
 	closed  map[volume.NodeID]bool // ports that refuse
 	servers map[volume.NodeID]*server
 
+	warned warnings
+
 	garbage    float64 // GarbageThreshold of the next leader
 	noRoom     bool    // compactions come to nothing
 	compacting int     // volumes under way, on any node
 	most       int     // and how many there were at a time
 	orders     int
+}
+
+// warnings counts what the leader warns of.
+type warnings struct{ atomic.Int64 }
+
+// Write implements io.Writer: slog writes each line at once.
+func (w *warnings) Write(p []byte) (int, error) {
+	w.Add(1)
+	return len(p), nil
 }
 
 func newLab(t *testing.T, nodes ...volume.NodeID) *lab {
@@ -104,7 +116,7 @@ func (l *lab) elect() {
 		l.end()
 	}
 	led := leader.New(leader.Options{Self: "m1", Log: l.log, Gossip: l, Probe: l.probe,
-		Placement: placement.Settings{VolumeLimit: 1000}, GarbageThreshold: l.garbage, Logger: slog.New(slog.DiscardHandler)})
+		Placement: placement.Settings{VolumeLimit: 1000}, GarbageThreshold: l.garbage, Logger: slog.New(slog.NewTextHandler(&l.warned, &slog.HandlerOptions{Level: slog.LevelWarn}))})
 	ctx, cancel := context.WithCancel(context.Background())
 	l.mu.Lock()
 	l.leader, l.end = led, cancel

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -126,6 +127,41 @@ func TestANewLeaderIsWarmAtOnceAndMovesNothing(t *testing.T) {
 		l.within(500*time.Millisecond, "another primary everywhere", func() bool {
 			return l.all(func(e *volume.Entry) bool { return e.Primary != "n2" })
 		})
+	})
+}
+
+// Where holders cannot make copies, new volumes are tried ever more rarely, each
+// time with one warning, and soon again once they can.
+func TestGrowthThatIsGivenUpRests(t *testing.T) {
+	in(t, func(t *testing.T) {
+		l := newLab(t, "n1", "n2")
+		broken := func(yes bool) {
+			for _, id := range []volume.NodeID{"n1", "n2"} {
+				s := l.server(id)
+				s.mu.Lock()
+				s.broken = yes
+				s.mu.Unlock()
+			}
+		}
+		spec := volume.Spec{Placement: 1}
+		grow := func() error {
+			ctx, cancel := context.WithTimeout(context.Background(), 6*time.Second)
+			defer cancel()
+			_, err := l.current().Grow(ctx, leader.GrowRequest{Spec: spec})
+			return err
+		}
+		broken(true)
+		for range 5 { // half a minute in all
+			if err := grow(); !errors.Is(err, volume.ErrUnavailable) || !strings.Contains(err.Error(), "no room") {
+				t.Errorf("%v", err)
+			}
+		}
+		// At 0, 1, 3, 7, 15 and 25 s.
+		if n := l.warned.Load(); n > 6 || l.cat().MaxVolume() > 6*7 {
+			t.Errorf("%d warnings, %d volumes in half a minute", n, l.cat().MaxVolume())
+		}
+		broken(false)
+		l.within(11*time.Second, "volumes", func() bool { return grow() == nil })
 	})
 }
 

@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"syscall"
@@ -31,7 +33,9 @@ const (
 	probeTime = 500 * time.Millisecond
 	// growPause is how long growth ahead of need waits between two attempts, so
 	// that a node that fails at making volumes does not make a storm of them.
-	growPause = time.Second
+	// After volumes were given up it doubles, up to growPauseMost, for requests too.
+	growPause     = time.Second
+	growPauseMost = 10 * time.Second
 	// joinPause is the same for making copies of one volume anew: the first pause,
 	// which doubles from one attempt to the next, up to joinPauseMost.
 	joinPause     = 5 * time.Second
@@ -61,6 +65,7 @@ type term struct {
 	nextProbe time.Time
 	planning  time.Duration // what the last plan took
 	grown     map[volume.Spec]time.Time
+	failed    map[volume.Spec]attempt // growth that was given up
 	seen      map[volume.ID]time.Time // when foreign volumes were first seen
 	probes    sync.WaitGroup
 
@@ -79,6 +84,7 @@ func newTerm(ctx context.Context, opt *Options) *term {
 		asked:  batcher{wake: make(chan struct{}, 1)},
 		wants:  wants{wake: make(chan struct{}, 1)},
 		grown:  map[volume.Spec]time.Time{},
+		failed: map[volume.Spec]attempt{},
 		joined: map[volume.ID]attempt{},
 		seen:   map[volume.ID]time.Time{},
 		kept:   map[volume.ID]string{},
@@ -154,6 +160,7 @@ func (t *term) round(cat *catalog.Catalog) {
 	t.planning = time.Since(now)
 	wants := t.wants.take()
 	if len(steps) > 0 {
+		t.noteGivenUp(steps, cat, now)
 		t.takeSteps(steps)
 		cat, _ = t.opt.Log.Catalog()
 		view = t.topo.View(cat, now)
@@ -173,7 +180,7 @@ func (t *term) round(cat *catalog.Catalog) {
 	t.compact(view, now)
 	t.progress.look(view, t.opt.Placement, cat.Drains(), now)
 	for _, req := range placement.Growth(view, t.opt.Placement) {
-		if now.Sub(t.grown[req.Spec]) < growPause {
+		if now.Sub(t.grown[req.Spec]) < growPause || t.growthRests(req.Spec, now) != nil {
 			continue
 		}
 		t.grown[req.Spec] = now
@@ -184,11 +191,46 @@ func (t *term) round(cat *catalog.Catalog) {
 	}
 }
 
-// attempt is the last time that a copy of a volume was made anew, and how long
-// the next one waits.
+// attempt is the last time that something was tried that did not last, a copy
+// made anew or volumes that were given up, and how long the next one waits.
 type attempt struct {
 	last  time.Time
 	pause time.Duration
+	why   string
+}
+
+// next is the attempt after a, now: the pause doubles between the two bounds.
+func (a attempt) next(now time.Time, least, most time.Duration, why string) attempt {
+	return attempt{now, min(max(2*a.pause, least), most), why}
+}
+
+// over reports whether a is so long ago that the next one is about another
+// trouble.
+func (a attempt) over(now time.Time) bool { return now.Sub(a.last) > 2*a.pause }
+
+// noteGivenUp notes the kinds of new volumes that steps give up: more of them
+// would hardly fare better at once.
+func (t *term) noteGivenUp(steps []placement.Step, cat *catalog.Catalog, now time.Time) {
+	maps.DeleteFunc(t.failed, func(_ volume.Spec, a attempt) bool { return a.over(now) })
+	for _, s := range steps {
+		e, ok := cat.Volume(s.Volume)
+		if !ok || !s.Delete() || e.State != volume.StateNew {
+			continue
+		}
+		if a := t.failed[e.Spec]; a.last != now {
+			t.failed[e.Spec] = a.next(now, growPause, growPauseMost, s.Reason)
+		}
+	}
+}
+
+var errRests = fmt.Errorf("grow volumes: %w: new ones were given up", volume.ErrUnavailable)
+
+// growthRests is nil unless new volumes of spec were given up just now.
+func (t *term) growthRests(spec volume.Spec, now time.Time) error {
+	if a := t.failed[spec]; now.Sub(a.last) < a.pause {
+		return fmt.Errorf("%w: %s", errRests, a.why)
+	}
+	return nil
 }
 
 // due leaves out what makes a copy of a volume anew again soon after the last
@@ -198,7 +240,7 @@ func (t *term) due(steps []placement.Step, cat *catalog.Catalog, now time.Time) 
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for id, a := range t.joined {
-		if now.Sub(a.last) > 2*a.pause { // long enough: it was another trouble
+		if a.over(now) {
 			delete(t.joined, id)
 		}
 	}
@@ -212,7 +254,7 @@ func (t *term) due(steps []placement.Step, cat *catalog.Catalog, now time.Time) 
 				}
 				continue
 			}
-			t.joined[s.Volume] = attempt{now, min(max(2*a.pause, joinPause), joinPauseMost)}
+			t.joined[s.Volume] = a.next(now, joinPause, joinPauseMost, s.Reason)
 		}
 		out = append(out, s)
 	}
@@ -245,11 +287,12 @@ func anew(s placement.Step) bool {
 // takeSteps proposes steps, in as few commands as they fit in.
 func (t *term) takeSteps(steps []placement.Step) {
 	var doomed []volume.ID
+	var why string
 	var changes []placement.Step
 	for _, s := range steps {
 		if s.Delete() {
 			doomed = append(doomed, s.Volume)
-			t.log.Warn("deleting a volume", "volume", s.Volume, "reason", s.Reason)
+			why = s.Reason
 			continue
 		}
 		next := &s.Change.Next
@@ -261,6 +304,7 @@ func (t *term) takeSteps(steps []placement.Step) {
 		changes = append(changes, s)
 	}
 	if len(doomed) > 0 {
+		t.log.Warn("deleting volumes", "volumes", doomed, "reason", why)
 		if res, err := t.opt.Log.Propose(t.ctx, catalog.Command{Delete: &catalog.Delete{Volumes: doomed}}); cmp.Or(err, res.Err) != nil {
 			t.refused("delete volumes", cmp.Or(err, res.Err))
 			return
