@@ -139,7 +139,9 @@ func (s *Server) fullReport() volume.Report {
 }
 
 // changes reports the copies that said that they changed, or those that differ
-// from what was sent, with the disks.
+// from what was sent. The disks come along with all of them, and whenever a copy
+// was made or went: the leader counts a copy that is reported as part of Used,
+// and would give its slot away once more.
 func (s *Server) changes(sent map[volume.ID]volume.CopyReport, all bool) volume.Report {
 	rep := volume.Report{Node: s.opts.Node, Run: s.opts.Run, Now: s.opts.Now()}
 	s.mu.Lock()
@@ -163,6 +165,12 @@ func (s *Server) changes(sent map[volume.ID]volume.CopyReport, all bool) volume.
 		}
 	}
 	rep.Copies = slices.DeleteFunc(rep.Copies, func(c volume.CopyReport) bool { return sent[c.Volume] == c })
+	moved := func(c volume.CopyReport) bool {
+		return sent[c.Volume].Copy != c.Copy || sent[c.Volume].State != c.State
+	}
+	if !all && (len(rep.Gone) > 0 || slices.ContainsFunc(rep.Copies, moved)) {
+		rep.Disks = s.opts.Store.Disks()
+	}
 	return rep
 }
 

@@ -237,6 +237,8 @@ type fakeMaster struct {
 	gone    map[volume.NodeID][]volume.ID
 	aside   map[volume.NodeID][]volume.SetAside
 	deaf    atomic.Int64 // how many questions where a volume is are not answered from now on
+	slots   int          // reports of a copy that was made or went, with the disks
+	noSlots int          // and without
 }
 
 func newFakeMaster(nodes []volume.NodeID) *fakeMaster {
@@ -308,8 +310,17 @@ func (m *fakeMaster) heardLocked(node volume.NodeID, rep volume.Report) {
 		m.reports[node] = map[volume.ID]volume.CopyReport{}
 		m.aside[node] = rep.Aside
 	}
+	moved := len(rep.Gone) > 0
 	for _, c := range rep.Copies {
+		was := m.reports[node][c.Volume]
+		moved = moved || was.Copy != c.Copy || was.State != c.State
 		m.reports[node][c.Volume] = c
+	}
+	switch {
+	case moved && rep.Disks != nil:
+		m.slots++
+	case moved:
+		m.noSlots++
 	}
 	for _, id := range rep.Gone {
 		delete(m.reports[node], id)

@@ -52,6 +52,29 @@ func TestOrdersMakeCopiesAndAnyNodeTakesWrites(t *testing.T) {
 	c.wantSame(1, "a", "b")
 }
 
+// Whoever places volumes counts a copy that is reported as one of those in Used.
+func TestAReportOfACopyMadeOrDroppedSaysHowManySlotsAreUsed(t *testing.T) {
+	t.Parallel()
+	c := start(t, "a")
+	c.master.grow(1, spec000, "a")
+	c.open(1, 1)
+	h := c.master.entry(1).InSync[0]
+	c.master.mu.Lock()
+	delete(c.master.entries, 1)
+	c.master.mu.Unlock()
+	c.master.order("a", volume.Drop{Volume: 1, Copy: h.Copy, Epoch: 1, Deleted: true})
+	c.eventually("the copy goes", func() bool {
+		c.master.mu.Lock()
+		defer c.master.mu.Unlock()
+		return len(c.master.gone["a"]) > 0
+	})
+	c.master.mu.Lock()
+	defer c.master.mu.Unlock()
+	if c.master.slots < 2 || c.master.noSlots > 0 {
+		t.Errorf("%d such reports with the disks and %d without", c.master.slots, c.master.noSlots)
+	}
+}
+
 func TestItKeepsBlobsAsAllDo(t *testing.T) {
 	t.Parallel()
 	c := start(t, "a", "b", "c")
