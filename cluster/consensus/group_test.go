@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -223,6 +224,53 @@ func TestLeaderDiesAndComesBack(t *testing.T) {
 	if !first.HasState() || first.Bootstrap([]Member{first.seat()}) != nil || len(first.Members()) != 3 {
 		t.Error("bootstrapping with state on disk does something")
 	}
+}
+
+// Raft pauses longer after each call with entries that failed, in the end for
+// 10 s: a member that comes back would have a leader at once, and for so long
+// decisions from before.
+func TestACallWithEntriesFailsOnlyWhenTheMemberIsBack(t *testing.T) {
+	t.Parallel()
+	var dials sync.Map // by address
+	peers := newGroup(t, 3, func(o *Options) {
+		dial := o.Dial
+		o.Dial = func(ctx context.Context, addr string) (net.Conn, error) {
+			n, _ := dials.LoadOrStore(addr, new(atomic.Int64))
+			n.(*atomic.Int64).Add(1)
+			return dial(ctx, addr)
+		}
+	})
+	leader := propose(t, peers, "a")
+	agree(t, peers, "a")
+	away := without(peers, leader)[0]
+	away.stop()
+	failed := make(chan error, 1)
+	go func() {
+		failed <- leader.transport.AppendEntries(raft.ServerID(away.RaftID()), raft.ServerAddress(away.addr),
+			&raft.AppendEntriesRequest{PrevLogEntry: 1}, new(raft.AppendEntriesResponse))
+	}()
+	tried := func() int64 {
+		n, _ := dials.LoadOrStore(away.addr, new(atomic.Int64))
+		return n.(*atomic.Int64).Load()
+	}
+	before := tried()
+	until(t, "heartbeats", func() bool { return tried() > before+5 })
+	select {
+	case err := <-failed:
+		t.Errorf("while the member is away: %v", err)
+	default:
+	}
+	away.start()
+	select {
+	case err := <-failed:
+		if err == nil {
+			t.Error("the call succeeded")
+		}
+	case <-time.After(patience):
+		t.Error("the member is back and its call is held still")
+	}
+	propose(t, peers, "b")
+	agree(t, peers, "a", "b")
 }
 
 func TestSnapshotsRestoreAndReachNewMembers(t *testing.T) {

@@ -18,12 +18,14 @@ import (
 	"weedd/cluster"
 )
 
-// transport is raft's, with three things added. The target's raft id goes along
+// transport is raft's, with four things added. The target's raft id goes along
 // with its address down to the stream layer, which has it checked at the other
 // side (see preamble). What each member has acknowledged is noted, for raft
-// keeps that to itself. And a node that is to be quiet does not campaign.
+// keeps that to itself. A node that is to be quiet does not campaign. And a
+// member that was away gets entries as soon as it is back (see awaitHeard).
 type transport struct {
 	*raft.NetworkTransport
+	group      *Group
 	stream     *stream
 	progress   progress
 	quietUntil time.Time
@@ -38,7 +40,7 @@ func newTransport(g *Group, logger hclog.Logger) *transport {
 		Listener: g.opt.Listener, addr: advertised(g.opt.Advertise), dial: g.opt.Dial, resolve: g.opt.Resolve,
 		raftID: g.raftID, clusterID: g.opt.ClusterID, ctx: g.ctx, logs: g.logs, conns: make(map[net.Conn]struct{}),
 	}
-	t := &transport{stream: s, quietUntil: time.Now().Add(g.opt.Quiet)}
+	t := &transport{group: g, stream: s, quietUntil: time.Now().Add(g.opt.Quiet)}
 	t.progress.members = make(map[string]memberProgress)
 	t.NetworkTransport = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Logger: logger, Stream: s, MaxPool: 3, Timeout: rpcTimeout,
@@ -67,12 +69,41 @@ func target(id raft.ServerID, addr raft.ServerAddress) raft.ServerAddress {
 }
 
 func (t *transport) AppendEntries(id raft.ServerID, addr raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	began := time.Now()
 	err := t.heard(id, addr, t.NetworkTransport.AppendEntries(id, target(id, addr), args, resp))
-	if err == nil && resp.Success {
-		// A heartbeat succeeds on any log; it has neither entries nor predecessor.
-		t.progress.note(string(id), args.PrevLogEntry+uint64(len(args.Entries)))
+	// A heartbeat succeeds on any log; it has neither entries nor predecessor.
+	last := args.PrevLogEntry + uint64(len(args.Entries))
+	if err == nil {
+		t.progress.note(string(id), last, resp.Success)
+	} else if last > 0 {
+		t.awaitHeard(string(id), began)
 	}
 	return err
+}
+
+// awaitHeard waits until a member has answered a call since then, a heartbeat
+// that is, or this node leads no more. Raft pauses after each failure in a row to
+// send entries, for up to 10 s: a member that comes back after half a minute
+// would have a leader at once, and for so long decisions from before. Held until
+// they can succeed, failures come one at a time.
+func (t *transport) awaitHeard(id string, since time.Time) {
+	term := t.group.currentTerm()
+	if term == nil {
+		return
+	}
+	t.progress.await(1)
+	defer t.progress.await(-1)
+	for {
+		changed := t.progress.changed.Wait()
+		if t.progress.of(id).heard.After(since) {
+			return
+		}
+		select {
+		case <-changed:
+		case <-term.ctx.Done():
+			return
+		}
+	}
 }
 
 func (t *transport) RequestVote(id raft.ServerID, addr raft.ServerAddress, args *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
@@ -100,21 +131,36 @@ func (t *transport) TimeoutNow(id raft.ServerID, addr raft.ServerAddress, args *
 type progress struct {
 	mu      sync.Mutex
 	members map[string]memberProgress // by raft id
+	waiting int                       // calls that wait for members to be heard
 	changed cluster.Signal
+}
+
+// await counts the calls that wait for members to be heard.
+func (p *progress) await(more int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.waiting += more
 }
 
 type memberProgress struct {
 	match   uint64 // index of the last entry known to be on its disk
 	contact time.Time
+	heard   time.Time // it answered, be it with a refusal
 }
 
-func (p *progress) note(raftID string, match uint64) {
+// note takes an answer: that the member has entries up to match, or, not ok,
+// that it refused them.
+func (p *progress) note(raftID string, match uint64, ok bool) {
 	p.mu.Lock()
-	m := p.members[raftID]
-	grown := match > m.match
-	p.members[raftID] = memberProgress{match: max(m.match, match), contact: time.Now()}
+	m, now := p.members[raftID], time.Now()
+	news := p.waiting > 0
+	if m.heard = now; ok {
+		news = news || match > m.match
+		m.match, m.contact = max(m.match, match), now
+	}
+	p.members[raftID] = m
 	p.mu.Unlock()
-	if grown {
+	if news {
 		p.changed.Raise()
 	}
 }
