@@ -1,9 +1,11 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -22,6 +24,8 @@ type statusOptions struct {
 	masters []string
 	json    bool
 	volumes bool
+	whole   bool
+	wait    time.Duration
 	timeout time.Duration
 }
 
@@ -39,23 +43,53 @@ func newStatusCommand() *cobra.Command {
 		Long: `Status asks a master for its view of the cluster and prints it. The other masters
 given are asked, too, whether they are there and whom they follow.
 
+With --whole a cluster is only healthy while nothing is missing: every master and
+every volume server of it is there, and every volume has as many copies in sync as
+it should. Then one host may go without anybody noticing: ask before you stop one,
+and after it is back.
+
 Exit codes: 0 the cluster is healthy (warnings are no harm), 1 it has a problem
 of severity error, 2 no master could be asked.`,
 		Example: `  weedd status
   weedd status --master 192.168.100.117:9333,192.168.100.172:9333,192.168.100.2:9333
   weedd status --volumes
+  weedd status --whole --wait 5m && systemctl restart weedd
   weedd status --json | jq '.problems'`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return status(cmd.Context(), opt, cmd.OutOrStdout())
+			return statusWithin(cmd.Context(), opt, cmd.OutOrStdout())
 		},
 	}
 	addMasterFlag(cmd, &opt.masters)
 	f := cmd.Flags()
 	f.BoolVar(&opt.json, "json", false, "print everything in JSON")
 	f.BoolVar(&opt.volumes, "volumes", false, "list every volume and its copies")
+	f.BoolVar(&opt.whole, "whole", false, "count it as a problem when anything is missing")
+	f.DurationVar(&opt.wait, "wait", 0, "how long to ask again, until the cluster is healthy")
 	f.DurationVar(&opt.timeout, "timeout", 5*time.Second, "how long to wait for an answer")
 	return cmd
+}
+
+// statusEvery is how often a cluster is asked that is waited for.
+const statusEvery = 500 * time.Millisecond
+
+// statusWithin asks until the cluster is healthy or opt.wait is over, and prints
+// the last answer.
+func statusWithin(ctx context.Context, opt statusOptions, out io.Writer) error {
+	deadline := time.Now().Add(opt.wait)
+	for {
+		var answer bytes.Buffer
+		err := status(ctx, opt, &answer)
+		if err == nil || time.Now().Add(statusEvery).After(deadline) {
+			_, werr := answer.WriteTo(out)
+			return errors.Join(err, werr)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(statusEvery):
+		}
+	}
 }
 
 func status(ctx context.Context, opt statusOptions, out io.Writer) error {
@@ -68,7 +102,12 @@ func status(ctx context.Context, opt statusOptions, out io.Writer) error {
 	if err != nil {
 		return &toolError{exitUnreachable, err}
 	}
-	view.Problems = append(view.Problems, askMasters(ctx, c, view)...)
+	absent := cluster.SeverityWarn // a master that does not answer
+	if opt.whole {
+		absent = cluster.SeverityError
+		view.Problems = append(view.Problems, missing(view)...)
+	}
+	view.Problems = append(view.Problems, askMasters(ctx, c, view, absent)...)
 	if view.Leader == (cluster.ViewLeader{}) && !slices.ContainsFunc(view.Problems, isError) {
 		view.Problems = append(view.Problems, cluster.ViewProblem{Severity: cluster.SeverityError, What: "no master leads"})
 	}
@@ -86,22 +125,49 @@ func status(ctx context.Context, opt statusOptions, out io.Writer) error {
 	return err
 }
 
+// missing says what a cluster lacks to be whole, besides what is an error anyhow.
+func missing(view cluster.View) (problems []cluster.ViewProblem) {
+	lacks := func(format string, args ...any) {
+		problems = append(problems, cluster.ViewProblem{Severity: cluster.SeverityError, What: "not whole: " + fmt.Sprintf(format, args...)})
+	}
+	for _, m := range view.Masters {
+		if !m.Voter {
+			lacks("master %s has no vote yet", orDash(m.Address))
+		}
+	}
+	for _, n := range view.Nodes {
+		if n.Alive && !n.Ready {
+			lacks("volume server %s is not ready", orDash(n.URL))
+		}
+	}
+	for _, v := range view.Volumes {
+		// A copy of which nothing was heard since its node came back is not one to rely on.
+		sure := count(v.Copies, func(c cluster.ViewCopy) bool {
+			return c.InSync && c.Report != nil && c.Report.State == volume.CopyHealthy
+		})
+		if asked := v.Entry.Spec.Placement.Copies(); sure < asked {
+			lacks("volume %d has %d of %d copies in sync", v.Entry.Volume, sure, asked)
+		}
+	}
+	return problems
+}
+
 // askMasters asks the masters that were given whether they are there and whom
 // they follow.
-func askMasters(ctx context.Context, c *client.Client, view cluster.View) []cluster.ViewProblem {
+func askMasters(ctx context.Context, c *client.Client, view cluster.View, severity string) []cluster.ViewProblem {
 	var problems []cluster.ViewProblem
-	warn := func(format string, args ...any) {
-		problems = append(problems, cluster.ViewProblem{Severity: cluster.SeverityWarn, What: fmt.Sprintf(format, args...)})
+	add := func(format string, args ...any) {
+		problems = append(problems, cluster.ViewProblem{Severity: severity, What: fmt.Sprintf(format, args...)})
 	}
 	for _, m := range c.Masters() {
 		addr := m[strings.LastIndexByte(m, '/')+1:]
 		switch s, err := c.MasterStatus(ctx, m); {
 		case err != nil:
-			warn("master %s does not answer: %v", addr, err)
+			add("master %s does not answer: %v", addr, err)
 		case s.Leader == "" && !s.IsLeader:
-			warn("master %s knows no leader", addr)
+			add("master %s knows no leader", addr)
 		case s.Leader != "" && view.Leader.Address != "" && s.Leader != view.Leader.Address && !strings.HasPrefix(s.Leader, view.Leader.Address+"."):
-			warn("master %s follows %s, but the view names %s as leader", addr, s.Leader, view.Leader.Address)
+			add("master %s follows %s, but the view names %s as leader", addr, s.Leader, view.Leader.Address)
 		}
 	}
 	return problems
@@ -277,12 +343,9 @@ type group struct {
 
 func (g *group) add(v cluster.ViewVolume) {
 	g.volumes++
-	inSync := 0
-	for _, c := range v.Copies {
-		if c.InSync && (c.Report == nil || c.Report.State == volume.CopyHealthy) {
-			inSync++
-		}
-	}
+	inSync := count(v.Copies, func(c cluster.ViewCopy) bool {
+		return c.InSync && (c.Report == nil || c.Report.State == volume.CopyHealthy)
+	})
 	g.copies += inSync
 	if v.Entry.State == volume.StateOpen {
 		g.open++

@@ -16,6 +16,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -408,6 +409,51 @@ func TestStatusShowsTheClusterAndExitsByIt(t *testing.T) {
 	}
 	if err := clusterDown(t); exitCode(err) != exitUnreachable || !strings.Contains(err.Error(), "127.0.0.1:1") {
 		t.Errorf("exit code %d: %v", exitCode(err), err)
+	}
+}
+
+func TestStatusOfAWholeClusterLacksNothing(t *testing.T) {
+	t.Parallel()
+	fake := clienttest.Start(t, 2, 1, nil)
+	masters := strings.Join(fake.Addrs(), ",")
+	whole := func() cluster.View {
+		v := sampleView(fake.Addrs()[0])
+		v.Nodes[1].Alive, v.Nodes[1].Ready, v.Problems = true, true, nil
+		v.Volumes[0].Copies[1].InSync = true
+		v.Volumes[0].Copies[1].Report = &volume.CopyReport{Volume: 7, State: volume.CopyHealthy}
+		return v
+	}
+	cases := []struct {
+		name, masters, want string
+		spoil               func(*cluster.View)
+	}{
+		{"nothing is missing", masters, "", func(*cluster.View) {}},
+		{"a copy joins", masters, "volume 7 has 1 of 2 copies in sync", func(v *cluster.View) { v.Volumes[0].Copies[1].InSync = false }},
+		{"nothing was heard of a copy", masters, "volume 7 has 1 of 2 copies in sync", func(v *cluster.View) { v.Volumes[0].Copies[1].Report = nil }},
+		{"a copy is bad", masters, "volume 7 has 1 of 2 copies in sync", func(v *cluster.View) { v.Volumes[0].Copies[1].Report.State = volume.CopyFailed }},
+		{"a volume server is not ready", masters, "volume server host-b:8080 is not ready", func(v *cluster.View) { v.Nodes[1].Ready = false }},
+		{"a master has no vote", masters, "has no vote yet", func(v *cluster.View) { v.Masters[1].Voter = false }},
+		{"a master does not answer", masters + ",127.0.0.1:1", "127.0.0.1:1 does not answer", func(*cluster.View) {}},
+	}
+	for _, c := range cases {
+		v := whole()
+		c.spoil(&v)
+		fake.SetView(v)
+		if _, _, err := runTool(t, newStatusCommand(), "-m", c.masters); exitCode(err) != 0 {
+			t.Errorf("%s: not healthy without --whole: %v", c.name, err)
+		}
+		out, _, err := runTool(t, newStatusCommand(), "-m", c.masters, "--whole")
+		if code := exitCode(err); (code == exitProblems) != (c.want != "") || !strings.Contains(out, c.want) {
+			t.Errorf("%s: exit code %d (%v):\n%s", c.name, code, err, out)
+		}
+	}
+
+	v := whole()
+	v.Nodes[1].Ready = false
+	fake.SetView(v)
+	time.AfterFunc(statusEvery/2, func() { fake.SetView(whole()) })
+	if out, _, err := runTool(t, newStatusCommand(), "-m", masters, "--whole", "--wait", "1m"); err != nil || strings.Contains(out, "not whole") {
+		t.Errorf("did not wait: %v\n%s", err, out)
 	}
 }
 
