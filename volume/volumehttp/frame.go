@@ -213,7 +213,7 @@ func (a *API) fail(x *exchange, err error) {
 	if !known {
 		text = "internal error"
 		a.log.Error("request failed", "method", x.r.Method, "path", x.r.URL.Path, "err", err)
-	} else if status == http.StatusInternalServerError {
+	} else if status == http.StatusInternalServerError && !theirs(err) {
 		a.log.Warn("request failed", "method", x.r.Method, "path", x.r.URL.Path, "err", err)
 	}
 	wire.RetryLater(x.w.Header(), status)
@@ -224,6 +224,12 @@ func (a *API) fail(x *exchange, err error) {
 		return
 	}
 	x.error(status, text)
+}
+
+// theirs reports whether an error that is answered by 500, so that the client comes
+// back with a new id, is the client's mistake all the same: nobody needs to look.
+func theirs(err error) bool {
+	return errors.Is(err, volume.ErrCookie) || errors.Is(err, volume.ErrNoVolume) || errors.Is(err, volume.ErrNotFound)
 }
 
 // other answers what no route takes.

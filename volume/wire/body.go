@@ -230,7 +230,7 @@ func readUpTo(r io.Reader, expect, limit int64) ([]byte, error) {
 // bodyError makes a failure to read a body the client's: it hung up, stalled,
 // or broke the form.
 func bodyError(err error) error {
-	if err == nil || errors.Is(err, volume.ErrTooLarge) || errors.Is(err, volume.ErrBusy) {
+	if err == nil || errors.Is(err, volume.ErrTooLarge) || errors.Is(err, volume.ErrBusy) || errors.Is(err, volume.ErrBadRequest) {
 		return err
 	}
 	return badRequest("%v", err)
