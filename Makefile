@@ -12,11 +12,14 @@ STATICCHECK  = honnef.co/go/tools/cmd/staticcheck@v0.7.0
 NFPM         = github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.41.1
 COMPILE      = CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
 
+# Writes what the playbooks give to the hosts of the inventory into a directory, to be named.
+HOST_CONFIGS = ansible-playbook -i ansible/inventory/hosts.yml ansible/configs.yml -e weedd_configs
+
 # The race detector needs a C compiler; without one the tests run all the same.
 RACE := $(shell command -v $$($(GO) env CC) >/dev/null 2>&1 && echo -race)
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test check generate packages check-packages e2e chaos faults bench fuzz clean
+.PHONY: help run build test check generate packages check-packages e2e e2e-hosts check-ansible chaos faults bench fuzz clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -41,8 +44,10 @@ check: build ## gofmt, vet, staticcheck, build, generated files up to date
 	$(GO) run $(STATICCHECK) -tags e2e ./...
 	@./weedd config default | cmp - configs/default.toml || { echo 'configs/default.toml is out of date: make generate' >&2; exit 1; }
 
-generate: build ## write the generated files anew (configs/default.toml)
+generate: build ## write the generated files anew (in configs/)
 	./weedd config default > configs/default.toml
+	@if command -v ansible-playbook >/dev/null; then $(HOST_CONFIGS)=$(CURDIR)/configs; \
+		else echo 'ansible-playbook is not installed: configs/host-*.toml are left as they are' >&2; fi
 
 # All times in the packages are that of the last commit, so that they come out the same again.
 packages: export SOURCE_DATE_EPOCH := $(shell git log -1 --format=%ct)
@@ -65,6 +70,16 @@ check-packages: packages ## check units, packages and what they do to a host; ne
 
 e2e: ## test the built program: three processes, kill -9, all of Go's source as input
 	$(GO) test -tags e2e -timeout 15m -count 1 -run TestE2E ./daemon/weedd/
+
+check-ansible: ## lint playbooks and scripts; configs/ is what the playbooks give to the hosts
+	cd ansible && yamllint --strict . && ansible-lint --offline -p
+	cd ansible && for playbook in *.yml; do [ $$playbook = galaxy.yml ] || ansible-playbook --syntax-check $$playbook >/dev/null || exit 1; done
+	shellcheck ansible/lab/lab ansible/lab/e2e
+	@dir=$$(mktemp -d) && trap 'rm -rf $$dir' EXIT && $(HOST_CONFIGS)=$$dir >/dev/null && for file in $$dir/*; do \
+		cmp $$file configs/$${file##*/} || { echo 'configs/ is out of date: make generate' >&2; exit 1; }; done
+
+e2e-hosts: ## try the playbooks on three systemd hosts made on this machine (ansible/lab); needs root
+	ansible/lab/e2e
 
 chaos: ## random faults in a cluster of three under load, for CHAOSTIME (60s)
 	WEEDD_CHAOS_TIME=$(CHAOSTIME) $(GO) test -race -v -count 1 -timeout 30m -run TestChaos ./daemon/daemontest/
