@@ -49,7 +49,10 @@ func TestAFailedFsyncIsRememberedOverARestart(t *testing.T) {
 			must(t, l.Make(7, 70, 1))
 			must(t, write(v, record(t, v, 1, []byte("kept"))))
 			must(t, v.Checkpoint())
-			good := v.Durable()
+			committed := v.Committed()
+			must(t, v.Append(record(t, v, 9, []byte("durable, and acknowledged by a primary that has not said so"))))
+			good, err := v.Sync()
+			must(t, err)
 			must(t, v.Append(record(t, v, 2, []byte("a ghost"))))
 			disk.SetFault(func(op faultfs.Op) error {
 				if op.Kind == faultfs.Sync && (strings.HasSuffix(op.Path, extDat) || marked == "in the ledger alone") {
@@ -73,8 +76,14 @@ func TestAFailedFsyncIsRememberedOverARestart(t *testing.T) {
 			if v, err = s.Volume(7); err != nil {
 				t.Fatalf("%v; aside: %v", err, s.Aside())
 			}
-			if v.Failed() == nil || v.End() != good || v.Durable() != good {
-				t.Errorf("after a restart: failed %v, end %d, durable %d; %d bytes were synced", v.Failed(), v.End(), v.Durable(), good)
+			if v.Failed() == nil || v.End() != good || v.Durable() != good || v.Committed() != committed {
+				t.Errorf("after a restart: failed %v, end %d, durable %d, committed %d; %d bytes were synced, %d committed", v.Failed(), v.End(), v.Durable(), v.Committed(), good, committed)
+			}
+			if row, ok := v.Latest(9); !ok || !row.Pending {
+				t.Errorf("what was durable: %+v, %v", row, ok)
+			}
+			if row, ok := v.Latest(2); ok {
+				t.Errorf("what was not: %+v", row)
 			}
 			must(t, has(v, 1, []byte("kept")))
 			for what, err := range map[string]error{
@@ -90,6 +99,26 @@ func TestAFailedFsyncIsRememberedOverARestart(t *testing.T) {
 				t.Errorf("left after removal: %v %v", names, err)
 			}
 		})
+	}
+}
+
+// The mark of a program before this one has no durable length.
+func TestAnOldMarkOfAFailedCopyVouchesForWhatWasCommitted(t *testing.T) {
+	t.Parallel()
+	v := &Volume{id: 7, copy: 70}
+	b := v.encodeFailMark(trust{4096, 8192}, "why")
+	if got, why := v.decodeFailMark(b); got != (trust{4096, 8192}) || why != "why" {
+		t.Errorf("%+v, %q", got, why)
+	}
+	old := slices.Concat(b[:32], b[40:len(b)-4])
+	old[9] = 1
+	if got, why := v.decodeFailMark(appendSum(old, 0)); got != (trust{4096, 4096}) || why != "why" {
+		t.Errorf("of format 1: %+v, %q", got, why)
+	}
+	newer := slices.Clone(b[:len(b)-4])
+	newer[9] = 3
+	if got, why := v.decodeFailMark(appendSum(newer, 0)); got != (trust{SuperBlockSize, SuperBlockSize}) || !strings.Contains(why, "format 3") {
+		t.Errorf("of format 3: %+v, %q", got, why)
 	}
 }
 

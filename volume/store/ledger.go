@@ -4,11 +4,13 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"slices"
 	"sync"
 
 	"weedd/volume"
+	"weedd/volume/needle"
 	"weedd/volume/vfs"
 )
 
@@ -21,10 +23,11 @@ import (
 // The file is a header and records of 32 bytes, appended and synced one by one:
 //
 //	8 "weedldgr" | 2 format, 1 | 18 zero | 4 CRC-32C of the 28 bytes before
-//	1 kind | 3 zero | 4 volume | 8 copy | 8 number | 4 zero | 4 CRC-32C of the 28 bytes before
+//	1 kind | 3 zero | 4 volume | 8 copy | 8 number | 4 durable | 4 CRC-32C of the 28 bytes before
 //
-// The number is the version of the entry that ordered the copy, or how many of
-// its bytes were committed when it failed. A last record that is not whole was promised to nobody
+// The number is the version of the entry that ordered the copy, or how many of its
+// bytes were committed when it failed; durable is how many were durable then,
+// divided by 8, and 0 for as many as were committed. A last record that is not whole was promised to nobody
 // and is left out. A bad record before the last is damage: who knows what it
 // said, so the ledger is refused.
 //
@@ -47,9 +50,12 @@ type ledgerCopy struct {
 	id      volume.CopyID
 	version uint64 // of the entry that ordered it; 0 if it was found on a disk
 	failed  bool
-	upto    int64 // committed bytes when it failed
+	upto    trust // when it failed
 	gone    bool  // it can never be named again
 }
+
+// trust is how much of a copy can be trusted that has failed.
+type trust struct{ committed, durable int64 }
 
 const (
 	ledgerMagic  = "weedldgr"
@@ -122,7 +128,7 @@ func (l *Ledger) take(rec []byte) error {
 	case ledgerMade:
 		c.version, c.gone = number, false
 	case ledgerFailed:
-		c.failed, c.upto = true, int64(number)
+		c.failed, c.upto = true, trust{int64(number), max(int64(number), 8*int64(binary.BigEndian.Uint32(rec[24:])))}
 	case ledgerGone:
 		c.gone = true
 	default:
@@ -150,10 +156,18 @@ func (l *Ledger) findLocked(id volume.ID, copy volume.CopyID) *ledgerCopy {
 }
 
 func ledgerRow(kind byte, id volume.ID, copy volume.CopyID, number uint64) []byte {
+	return durableRow(kind, id, copy, number, 0)
+}
+
+func failedRow(id volume.ID, copy volume.CopyID, t trust) []byte {
+	return durableRow(ledgerFailed, id, copy, uint64(t.committed), uint32(min(t.durable/needle.Align, math.MaxUint32)))
+}
+
+func durableRow(kind byte, id volume.ID, copy volume.CopyID, number uint64, durable uint32) []byte {
 	b := binary.BigEndian.AppendUint32([]byte{kind, 0, 0, 0}, uint32(id))
 	b = binary.BigEndian.AppendUint64(b, uint64(copy))
 	b = binary.BigEndian.AppendUint64(b, number)
-	return appendSum(append(b, 0, 0, 0, 0), 0)
+	return appendSum(binary.BigEndian.AppendUint32(b, durable), 0)
 }
 
 // rewriteLocked makes the file what memory says.
@@ -164,7 +178,7 @@ func (l *Ledger) rewriteLocked() error {
 		for _, c := range list {
 			b = append(b, ledgerRow(ledgerMade, id, c.id, c.version)...)
 			if c.failed {
-				b = append(b, ledgerRow(ledgerFailed, id, c.id, uint64(c.upto))...)
+				b = append(b, failedRow(id, c.id, c.upto)...)
 			}
 			if c.gone {
 				b = append(b, ledgerRow(ledgerGone, id, c.id, 0)...)
@@ -271,25 +285,24 @@ func (l *Ledger) Forget(id volume.ID, version uint64, named volume.CopyID) error
 	return nil
 }
 
-// Fail notes durably that a copy failed with so many bytes committed.
-func (l *Ledger) Fail(id volume.ID, copy volume.CopyID, committed int64) error {
+// fail notes durably that a copy failed, and how much of it can be trusted.
+func (l *Ledger) fail(id volume.ID, copy volume.CopyID, t trust) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	c := l.entryLocked(id, copy)
 	if c.failed {
 		return nil
 	}
-	c.failed, c.upto = true, committed
-	return l.appendLocked(ledgerRow(ledgerFailed, id, copy, uint64(committed)))
+	c.failed, c.upto = true, t
+	return l.appendLocked(failedRow(id, copy, t))
 }
 
-// Failed reports whether a copy has failed, and how many of its bytes were
-// committed then.
-func (l *Ledger) Failed(id volume.ID, copy volume.CopyID) (committed int64, failed bool) {
+// failed reports whether a copy has failed, and how much of it can be trusted.
+func (l *Ledger) failed(id volume.ID, copy volume.CopyID) (t trust, failed bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if c := l.findLocked(id, copy); c != nil {
 		return c.upto, c.failed
 	}
-	return 0, false
+	return trust{}, false
 }

@@ -25,7 +25,7 @@ func TestACopyIsMadeOnceWhateverHappensToTheNode(t *testing.T) {
 	l := openLedger(t, fs)
 	must(t, l.Make(7, 70, 3))
 	must(t, l.Make(8, 80, 1))
-	must(t, l.Fail(8, 80, 1234))
+	must(t, l.fail(8, 80, trust{1232, 2000}))
 	for range 3 {
 		fs = fs.Crash(0) // what was not synced is lost
 		l = openLedger(t, fs)
@@ -38,14 +38,30 @@ func TestACopyIsMadeOnceWhateverHappensToTheNode(t *testing.T) {
 		if !l.Made(7, 70) || l.Made(7, 71) || l.Made(9, 70) {
 			t.Errorf("made: 7/70 %v, 7/71 %v, 9/70 %v", l.Made(7, 70), l.Made(7, 71), l.Made(9, 70))
 		}
-		if at, failed := l.Failed(8, 80); at != 1234 || !failed {
-			t.Errorf("failed copy: %d, %v", at, failed)
+		if t80, failed := l.failed(8, 80); t80 != (trust{1232, 2000}) || !failed {
+			t.Errorf("failed copy: %+v, %v", t80, failed)
 		}
-		if _, failed := l.Failed(7, 70); failed {
+		if _, failed := l.failed(7, 70); failed {
 			t.Error("a copy that did not fail has")
 		}
 	}
 	must(t, l.Make(7, 72, 5))
+}
+
+// Before there was a durable length in it, a record said how much was committed.
+func TestAnOldRecordOfAFailedCopyVouchesForWhatWasCommitted(t *testing.T) {
+	t.Parallel()
+	fs := faultfs.New(1)
+	l := openLedger(t, fs)
+	must(t, l.Make(7, 70, 1))
+	b, err := vfs.ReadFile(fs, "/copies")
+	must(t, err)
+	must(t, vfs.Write(fs, "/copies", append(b, ledgerRow(ledgerFailed, 7, 70, 4096)...)))
+	for range 2 {
+		if t70, failed := openLedger(t, fs).failed(7, 70); !failed || t70 != (trust{4096, 4096}) {
+			t.Errorf("%+v, %v", t70, failed)
+		}
+	}
 }
 
 // A record that may be in the file or not counts as if it were: the copy is not

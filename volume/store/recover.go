@@ -408,16 +408,20 @@ func (r *recovery) finish() error {
 	return nil
 }
 
-// trim brings a copy that failed in an earlier run to what was committed then.
-// What follows may be in the page cache only.
+// trim brings a copy that failed in an earlier run to what was durable then. What
+// follows may be in the page cache only.
 func (r *recovery) trim() error {
 	v := r.v
 	v.idxSize = r.rows * rowSize
-	v.Publish(v.trusted)
-	v.pending, v.appended = nil, v.published
-	clear(v.newest)
-	v.end, v.durable, v.clock = v.committed, v.committed, v.appended
-	v.sums = v.sumsAtLocked(v.end, v.shown) // nobody else knows v yet
+	v.Publish(v.trusted.committed)
+	end := v.committed
+	for _, p := range v.pending {
+		if e := p.end(needle.V3); e <= v.trusted.durable {
+			end = e
+		}
+	}
+	v.shrinkLocked(end) // nobody else knows v yet
+	v.durable, v.clock = end, v.appended
 	return nil
 }
 

@@ -68,7 +68,7 @@ type Volume struct {
 	idxSynced int64  // bytes of .idx that are on disk
 	due       int64  // End at which the next checkpoint is due
 	boot      uint64 // not 0: as in checkpoint
-	trusted   int64  // of a copy that failed in an earlier run: what was committed then
+	trusted   trust  // of a copy that failed in an earlier run
 
 	work  sync.Mutex   // held while new files are built, made ready, put in place or removed; before idxMu
 	build *build       // guarded by work
