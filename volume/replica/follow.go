@@ -180,7 +180,7 @@ func (r *Replica) attach(f *following, m *Message) (answer *Message, err error) 
 	if refusal != nil {
 		return refusal, nil
 	}
-	sum, end, err := r.adopt(plan)
+	sum, end, err := plan.Apply(r.opts.Log)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch {
@@ -198,23 +198,6 @@ func (r *Replica) attach(f *following, m *Message) (answer *Message, err error) 
 		return nil, nil // a newer epoch came meanwhile, and its hello will
 	}
 	return &Message{Kind: KindWelcome, Stream: plan.Stream, End: end, Checksum: sum}, nil
-}
-
-func (r *Replica) adopt(plan Adopt) (sum uint32, end int64, err error) {
-	l := r.opts.Log
-	if plan.Cut >= 0 && plan.Cut < l.End() {
-		if err := l.Cut(plan.Cut); err != nil {
-			return 0, 0, fmt.Errorf("cut to %d: %w", plan.Cut, err)
-		}
-	}
-	if end, err = l.Sync(); err != nil {
-		return 0, 0, fmt.Errorf("fsync: %w", err)
-	}
-	if err := l.SetEpochs(plan.Epochs); err != nil {
-		return 0, 0, fmt.Errorf("keep the list of epochs: %w", err)
-	}
-	sum, err = l.Checksum(end)
-	return sum, end, err
 }
 
 // batches appends m and the batches that wait behind it, syncs once, and

@@ -2,6 +2,7 @@ package replica
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"time"
 
@@ -48,6 +49,46 @@ type Log interface {
 	// Doubtful reports whether what was acknowledged may be missing: the copy
 	// leads only if no other can.
 	Doubtful() bool
+}
+
+// Recover makes the Core of a copy whose log was opened.
+func Recover(self volume.Holder, id volume.ID, l Log) *Core {
+	durable, err := l.Sync() // what a killed process left in the page cache counts only after this
+	state := CoreState{Epochs: l.Epochs(), End: l.End(), Durable: durable, Committed: l.Committed()}
+	if c, length, sum, ok := l.Prepared(); ok {
+		state.Prepared = &Prepared{Compaction: c, Length: length, Checksum: sum}
+	}
+	core := NewCore(self, id, state)
+	core.Fail(err)
+	return core
+}
+
+// Apply does to the log what e asks for, and answers how much is durable then.
+// After an error for want of room nothing has changed; after any other the log has
+// failed.
+func (e EnterEpoch) Apply(l Log) (durable int64, err error) {
+	if durable, err = l.Sync(); err != nil {
+		return durable, err
+	}
+	return durable, l.AddEpoch(volume.EpochStart(e))
+}
+
+// Apply does to the log what a asks for, and answers where it ends then and the
+// checksum up to there. An error for want of room has perhaps cut it, and no more.
+func (a Adopt) Apply(l Log) (sum uint32, end int64, err error) {
+	if a.Cut >= 0 && a.Cut < l.End() {
+		if err := l.Cut(a.Cut); err != nil {
+			return 0, 0, fmt.Errorf("cut to %d: %w", a.Cut, err)
+		}
+	}
+	if end, err = l.Sync(); err != nil {
+		return 0, 0, fmt.Errorf("fsync: %w", err)
+	}
+	if err := l.SetEpochs(a.Epochs); err != nil {
+		return 0, 0, fmt.Errorf("keep the list of epochs: %w", err)
+	}
+	sum, err = l.Checksum(end)
+	return sum, end, err
 }
 
 // Link is one side of a stream between two copies of a volume: in order, and

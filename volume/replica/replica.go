@@ -81,18 +81,11 @@ func New(opts Options) *Replica {
 	if opts.Compacted == nil {
 		opts.Compacted = func(error) {}
 	}
-	l := opts.Log
 	r := &Replica{opts: opts, peers: map[volume.Holder]*peer{}, asks: map[askKey]bool{}, keys: map[volume.Key]struct{}{}}
 	moved := make(chan struct{})
 	r.moved.Store(&moved)
 	r.ctx, r.cancel = context.WithCancel(context.Background())
-	durable, err := l.Sync() // what a killed process left in the page cache counts only after this
-	state := CoreState{Epochs: l.Epochs(), End: l.End(), Durable: durable, Committed: l.Committed()}
-	if c, length, sum, ok := l.Prepared(); ok {
-		state.Prepared = &Prepared{Compaction: c, Length: length, Checksum: sum}
-	}
-	r.core = NewCore(opts.Self, opts.Volume, state)
-	r.core.Fail(err)
+	r.core = Recover(opts.Self, opts.Volume, opts.Log)
 	return r
 }
 
@@ -230,12 +223,9 @@ func (r *Replica) enter(e EnterEpoch) {
 func (r *Replica) tryEnter(e EnterEpoch) error {
 	r.logMu.Lock()
 	defer r.logMu.Unlock()
-	durable, err := r.opts.Log.Sync()
-	if err == nil {
-		err = r.opts.Log.AddEpoch(volume.EpochStart{Epoch: e.Epoch, Start: e.Start, Generation: e.Generation})
-		if short(err) {
-			return err
-		}
+	durable, err := e.Apply(r.opts.Log)
+	if short(err) {
+		return err
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()

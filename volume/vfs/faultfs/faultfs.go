@@ -123,8 +123,9 @@ func (fs *FS) SetSpace(s vfs.Space) {
 }
 
 // SetFault makes f decide, for each operation to come, whether it fails. A
-// write that fails leaves part of its bytes. f must not call the file system;
-// nil ends it.
+// write that fails leaves part of its bytes. A sync that fails with ErrCrashed, as
+// of a process that dies in it, is none; any other may lose what it was to make
+// durable. f must not call the file system; nil ends it.
 func (fs *FS) SetFault(f func(Op) error) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
@@ -185,6 +186,40 @@ func (fs *FS) Crash(seed uint64) *FS {
 		up.names[path], up.durable[path] = made[n], made[n]
 	}
 	return up
+}
+
+// Kill ends the process and not the machine: it returns the file system as the
+// next process finds it, with all that was written, synced or not, and without
+// locks. Every later call on fs and its files fails.
+func (fs *FS) Kill() *FS {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	fs.crashed = true
+	return &FS{
+		now: fs.now, rng: fs.rng, names: fs.names, durable: fs.durable, pending: fs.pending,
+		locks: map[string]bool{}, space: fs.space,
+	}
+}
+
+// Look gives what programs see of a file, and how much of it, from its
+// beginning, is there after any crash; nil for a file that is not there, or whose
+// name may change in a crash. It is for checks, and no operation that a fault may
+// hit. The bytes must not be changed, and are good until the next operation.
+func (fs *FS) Look(path string) (seen, durable []byte) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	n := fs.names[path]
+	if n == nil {
+		return nil, nil
+	}
+	if fs.durable[path] != n {
+		return n.data, nil
+	}
+	sure := int64(len(n.durable))
+	for _, w := range n.pending {
+		sure = min(sure, w.off)
+	}
+	return n.data, n.durable[:sure]
 }
 
 func (n *node) afterCrash(seed uint64, rng *rand.Rand) []byte {

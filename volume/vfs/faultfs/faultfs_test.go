@@ -221,3 +221,35 @@ func TestAFailedWriteLeavesHalf(t *testing.T) {
 		t.Fatalf("%q, %v", b, err)
 	}
 }
+
+// A killed process leaves what it wrote to the next one, and a power cut may take
+// it away all the same; what a failed sync lost is seen until then.
+func TestAKilledProcessLeavesThePageCache(t *testing.T) {
+	t.Parallel()
+	fs := faultfs.New(1)
+	must(t, vfs.Replace(fs, "/a", []byte("safe")))
+	f, err := fs.OpenFile("/a", os.O_RDWR)
+	must(t, err)
+	_, err = f.WriteAt([]byte("more"), 4)
+	must(t, err)
+	lock, err := fs.Lock("/lock")
+	must(t, err)
+	up := fs.Kill()
+	if err := f.Sync(); !errors.Is(err, faultfs.ErrCrashed) {
+		t.Errorf("the process goes on: %v", err)
+	}
+	_ = lock // nobody gives it free
+	if _, err := up.Lock("/lock"); err != nil {
+		t.Errorf("the lock outlives the process: %v", err)
+	}
+	if seen, durable := up.Look("/a"); string(seen) != "safemore" || string(durable) != "safe" {
+		t.Errorf("seen %q, durable %q", seen, durable)
+	}
+	must(t, up.Rename("/a", "/b"))
+	if seen, durable := up.Look("/b"); string(seen) != "safemore" || durable != nil {
+		t.Errorf("seen %q, durable %q under a name that is not", seen, durable)
+	}
+	if b, err := vfs.ReadFile(up.Crash(0), "/a"); err != nil || string(b) != "safe" {
+		t.Errorf("%q, %v after the power cut", b, err)
+	}
+}

@@ -1,6 +1,7 @@
 package faultfs
 
 import (
+	"errors"
 	"io"
 	"os"
 	"slices"
@@ -78,7 +79,7 @@ func (f *file) Sync() error {
 	f.fs.mu.Lock()
 	defer f.fs.mu.Unlock()
 	err := f.startLocked(Sync)
-	if f.closed || f.fs.crashed {
+	if f.closed || errors.Is(err, ErrCrashed) {
 		return err
 	}
 	// After a failure the kernel holds the pages for clean: the next sync
