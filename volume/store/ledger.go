@@ -42,7 +42,7 @@ type Ledger struct {
 	mu     sync.Mutex
 	copies map[volume.ID][]ledgerCopy // never empty lists
 	end    int64                      // of the file
-	torn   bool                       // the file may end with part of a record: it is written anew before the next
+	torn   bool                       // who knows what the disk has: the file is written anew before the next record
 }
 
 // ledgerCopy is what is known of one copy.
@@ -77,46 +77,44 @@ func OpenLedger(fs vfs.FS, path string) (*Ledger, error) {
 	case err != nil:
 		return nil, fmt.Errorf("read ledger of copies: %w", err)
 	}
-	spare, err := l.read(b)
-	if err != nil {
+	if err := l.read(b); err != nil {
 		return nil, fmt.Errorf("ledger of copies %s: %w; without it this node may make a copy that it lost a second time, so give the node a new, empty data directory, which makes it another node", path, err)
 	}
-	if spare {
-		return l, l.rewriteLocked()
-	}
-	l.end = int64(len(b))
+	// What was read may be in the page cache alone: of a record whose fsync failed in
+	// an earlier run the disk may have anything, and the next record would make that
+	// damage in the middle. So all of it is written anew, now, or if that fails when
+	// the next record comes.
+	_ = l.rewriteLocked()
 	return l, nil
 }
 
-// read takes the records in and reports whether the file should be written anew.
-func (l *Ledger) read(b []byte) (spare bool, err error) {
+// read takes the records in.
+func (l *Ledger) read(b []byte) error {
 	if len(b) < ledgerRecord || string(b[:8]) != ledgerMagic || !sumFits(b[:ledgerRecord]) {
-		return false, errors.New("its header fails its checksum")
+		return errors.New("its header fails its checksum")
 	}
 	if f := binary.BigEndian.Uint16(b[8:]); f != ledgerFormat {
-		return false, fmt.Errorf("its format %d is newer than this program", f)
+		return fmt.Errorf("its format %d is newer than this program", f)
 	}
 	for off := ledgerRecord; off < len(b); off += ledgerRecord {
 		rec := b[off:min(off+ledgerRecord, len(b))]
 		if len(rec) < ledgerRecord || !sumFits(rec) {
 			if off+ledgerRecord < len(b) {
-				return false, fmt.Errorf("the record at offset %d fails its checksum", off)
+				return fmt.Errorf("the record at offset %d fails its checksum", off)
 			}
-			spare = true
 			break
 		}
 		if err := l.take(rec); err != nil {
-			return false, err
+			return err
 		}
 	}
 	for id, list := range l.copies {
 		kept := slices.DeleteFunc(list, func(c ledgerCopy) bool { return c.gone })
-		spare = spare || len(kept) < len(list)
 		if l.copies[id] = kept; len(kept) == 0 {
 			delete(l.copies, id)
 		}
 	}
-	return spare, nil
+	return nil
 }
 
 // take enters one record.

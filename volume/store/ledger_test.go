@@ -5,6 +5,7 @@ import (
 	"math"
 	"os"
 	"strings"
+	"syscall"
 	"testing"
 
 	"weedd/volume"
@@ -91,6 +92,50 @@ func TestALedgerThatCannotBeWrittenLetsNothingBeMade(t *testing.T) {
 		if !l.Made(7, 70) || !l.Made(9, 90) {
 			t.Fatalf("operation %d failed: 7/70 %v, 9/90 %v", i, l.Made(7, 70), l.Made(9, 90))
 		}
+	}
+}
+
+// A record whose fsync failed is in the page cache, where the next process finds it
+// whole, and not on the disk. Records behind it must not turn that into damage.
+func TestALedgerWhoseFsyncFailedIsWrittenAnewByTheNextRun(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(20) {
+		fs := faultfs.New(seed)
+		l := openLedger(t, fs)
+		must(t, l.Make(7, 70, 1))
+		failing(fs, syscall.EIO, faultfs.Sync, "copies")
+		if err := l.Make(8, 80, 1); !errors.Is(err, syscall.EIO) {
+			t.Fatal(err)
+		}
+		fs.SetFault(nil)
+		fs = fs.Kill()
+		l = openLedger(t, fs)
+		must(t, l.Make(9, 90, 1))
+		l, err := OpenLedger(fs.Crash(seed), "/copies")
+		if err != nil {
+			t.Fatalf("seed %d: %v", seed, err)
+		}
+		if !l.Made(7, 70) || !l.Made(9, 90) {
+			t.Errorf("seed %d: 7/70 %v, 9/90 %v", seed, l.Made(7, 70), l.Made(9, 90))
+		}
+	}
+}
+
+// A ledger that cannot be written anew at a start is written anew before the next
+// record.
+func TestALedgerOnAFullDiskIsReadAllTheSame(t *testing.T) {
+	t.Parallel()
+	fs := faultfs.New(1)
+	must(t, openLedger(t, fs).Make(7, 70, 1))
+	failing(fs, syscall.ENOSPC, faultfs.Write, "")
+	l := openLedger(t, fs)
+	if err := l.Make(8, 80, 1); !l.Made(7, 70) || !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("7/70 %v; %v", l.Made(7, 70), err)
+	}
+	fs.SetFault(nil)
+	must(t, l.Make(9, 90, 1))
+	if l = openLedger(t, fs.Crash(0)); !l.Made(7, 70) || !l.Made(9, 90) {
+		t.Errorf("7/70 %v, 9/90 %v", l.Made(7, 70), l.Made(9, 90))
 	}
 }
 
