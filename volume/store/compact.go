@@ -532,6 +532,17 @@ type output struct {
 	buf    []byte
 }
 
+// open opens a file that is there already.
+func (o *output) open(fs vfs.FS, path string) (err error) {
+	if o.f != nil {
+		return nil
+	}
+	if o.f, err = fs.OpenFile(path, os.O_RDWR); err == nil {
+		o.size, err = o.f.Size()
+	}
+	return err
+}
+
 func (o *output) write(p []byte) error {
 	if len(o.buf)+len(p) > outBuffer {
 		if err := o.flush(); err != nil {

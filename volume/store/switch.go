@@ -117,17 +117,8 @@ func (v *Volume) openReady(m *mark) (*build, error) {
 		b = &build{}
 		v.build = b
 	}
-	for ext, o := range map[string]*output{extNewDat: &b.dat, extNewIdx: &b.idx} {
-		if o.f != nil {
-			continue
-		}
-		var err error
-		if o.f, err = v.opts.FS.OpenFile(v.base+ext, os.O_RDWR); err != nil {
-			return nil, err
-		}
-		if o.size, err = o.f.Size(); err != nil {
-			return nil, err
-		}
+	if err := errors.Join(b.dat.open(v.opts.FS, v.base+extNewDat), b.idx.open(v.opts.FS, v.base+extNewIdx)); err != nil {
+		return nil, err
 	}
 	if b.dat.size != m.ckpt.committed || b.idx.size != m.ckpt.rows*rowSize {
 		return nil, fmt.Errorf("the new files have %d and %d bytes, not %d and %d", b.dat.size, b.idx.size, m.ckpt.committed, m.ckpt.rows*rowSize)
@@ -294,9 +285,12 @@ func (v *Volume) removeMark() error {
 
 // readyFiles reports whether the new files are there, as long as m says.
 func (v *Volume) readyFiles(m *mark) (bool, error) {
-	for ext, size := range map[string]int64{extNewDat: m.ckpt.committed, extNewIdx: m.ckpt.rows * rowSize} {
-		info, err := v.opts.FS.Stat(v.base + ext)
-		if errors.Is(err, os.ErrNotExist) || err == nil && info.Size != size {
+	for _, f := range []struct {
+		ext  string
+		size int64
+	}{{extNewDat, m.ckpt.committed}, {extNewIdx, m.ckpt.rows * rowSize}} {
+		info, err := v.opts.FS.Stat(v.base + f.ext)
+		if errors.Is(err, os.ErrNotExist) || err == nil && info.Size != f.size {
 			return false, nil
 		}
 		if err != nil {
