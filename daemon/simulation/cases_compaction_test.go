@@ -7,6 +7,7 @@ import (
 
 	"weedd/volume"
 	"weedd/volume/replica"
+	"weedd/volume/vfs/faultfs"
 )
 
 // littered makes a volume with something to leave out.
@@ -28,7 +29,7 @@ func (w *world) asked(t *testing.T, id volume.ID) {
 	a := w.copy(id, "a")
 	w.lead.deafTo = volume.AskLead // which a asks when it has no answer for a while
 	w.until(time.Second, "a compaction begun", a.compact)
-	w.until(time.Second, "the leader asked", func() bool { return a.asking[volume.AskCompact] })
+	w.until(time.Second, "the leader asked", func() bool { return a.asking[question{volume.AskCompact, a.core.Epoch()}] })
 	w.report(t)
 }
 
@@ -44,7 +45,7 @@ func (w *world) generation(id volume.ID, want uint32) {
 func (w *world) compactedOnce(id volume.ID, nodes ...volume.NodeID) {
 	w.until(2*time.Second, "the new files everywhere", func() bool {
 		for _, n := range nodes {
-			if r := w.copy(id, n); r == nil || r.disk.generation != 1 || r.disk.prepared != nil {
+			if r := w.copy(id, n); r == nil || r.core.Generation() != 1 || !r.disk.tidy() {
 				return false
 			}
 		}
@@ -54,17 +55,24 @@ func (w *world) compactedOnce(id volume.ID, nodes ...volume.NodeID) {
 	w.until(time.Second, "a primary", func() bool { return w.primary(id) != nil })
 }
 
+// built reports whether a copy has built new files that are not ready yet.
+func (r *run) built() bool { return r.building == 0 && !r.disk.tidy() && !r.ready() }
+
+// ready reports whether a copy has new files ready.
+func (r *run) ready() bool { _, _, ok := r.disk.prepared(); return ok }
+
 func TestACompactionGoesOnBesideWrites(t *testing.T) {
 	t.Parallel()
 	w, id := littered(t, 3, 3)
-	before := w.copy(id, "a").disk.end()
+	before := w.copy(id, "a").log.End()
 	w.copy(id, "a").compact()
 	for k := range volume.Key(5) {
 		w.ack(id, "a", 10+k)
 	}
+	written := w.copy(id, "a").log.End() - before
 	w.compactedOnce(id, "a", "b", "c")
-	if end := w.copy(id, "a").disk.end(); end >= before+5*recordSize {
-		w.fail("%d bytes are left of %d and five records", end, before)
+	if end := w.copy(id, "a").log.End(); end >= before+written {
+		w.fail("%d bytes are left of %d and the %d of five records", end, before, written)
 	}
 	if e := w.entry(id); e.Epoch != 2 || e.Compacted != 2 || len(e.InSync) != 3 {
 		w.fail("%s", show(e))
@@ -193,7 +201,8 @@ func TestACopyWithoutReadyFilesIsReplaced(t *testing.T) {
 	w.asked(t, id)
 	b := w.copy(id, "b")
 	w.kill("b")
-	b.disk.prepared, b.disk.spoiled = nil, true
+	b.disk.spoiled = true
+	b.disk.change(func(fs *faultfs.FS) error { return fs.Remove(b.disk.path(".wcpr")) })
 	w.until(time.Second, "the decision", func() bool { return w.entry(id).Generation == 1 })
 	if err := w.decide(id, volume.Holder{}, func(e *volume.Entry) { e.Primary = "b" }); err != nil {
 		t.Fatal(err)
@@ -227,15 +236,18 @@ func TestReadyFilesOfAnOlderAttemptAreNotTaken(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.until(time.Second, "a to lead alone", func() bool { return w.primary(id) != nil })
-	w.ack(id, "a", 1) // as long as what b has ready when it is compacted: the older record of the key goes
-	w.lead.up = true
 	a := w.copy(id, "a")
-	w.until(time.Second, "a compaction of one copy", func() bool { a.compact(); return a.disk.generation == 1 })
+	row, _ := a.log.Latest(1)
+	o := a.write(1, put)
+	o.more = int(row.Size) - 9 // without length, operation and flags; as long as what b has ready when it is compacted: the older record of the key goes
+	w.until(time.Second, "an acknowledgement", func() bool { return w.acked(id, o) })
+	w.lead.up = true
+	w.until(time.Second, "a compaction of one copy", func() bool { a.compact(); return a.core.Generation() == 1 })
 	if err := w.decide(id, volume.Holder{}, func(e *volume.Entry) { e.Joining = []volume.Holder{b.self} }); err != nil {
 		t.Fatal(err)
 	}
-	if p := b.disk.prepared; w.broken == nil && (p == nil || len(p.data) != len(a.disk.data)) {
-		w.fail("b should have files of equal length ready")
+	if _, dat, ok := b.disk.prepared(); w.broken == nil && (!ok || int64(len(dat)) != a.log.End()) {
+		w.fail("b should have files of equal length ready, not of %d bytes", len(dat))
 	}
 	w.start("b")
 	w.run(300 * ms)
@@ -280,9 +292,9 @@ func TestLateWordsOfAnOlderAttemptCountForNothing(t *testing.T) {
 	w, id := littered(t, 3, 2)
 	a, b := w.copy(id, "a"), w.copy(id, "b")
 	w.until(time.Second, "a compaction begun", a.compact)
-	w.until(time.Second, "b to build", func() bool { return b.disk.prepared != nil })
+	w.until(time.Second, "b to build", func() bool { return b.built() })
 	stream, _ := b.core.Following()
-	first := replica.Message{Stream: stream, Attempt: 1, Compaction: b.disk.prepared.what, Committed: b.core.Committed()}
+	first := replica.Message{Stream: stream, Attempt: 1, Compaction: volume.Compaction{Epoch: 1, Generation: 1, At: b.core.Committed()}, Committed: b.core.Committed()}
 	late := func(kind replica.Kind) replica.Message {
 		m := first
 		m.Kind, m.End, m.Checksum = kind, 24, 1
@@ -294,7 +306,7 @@ func TestLateWordsOfAnOlderAttemptCountForNothing(t *testing.T) {
 	w.ack(id, "a", 3)
 	w.lead.hold = 100 * ms
 	w.until(time.Second, "a second compaction begun", a.compact)
-	w.until(time.Second, "b to be ready", func() bool { p := b.disk.prepared; return p != nil && p.ready && !b.disk.preparedLoose })
+	w.until(time.Second, "b to be ready", b.ready)
 	for _, kind := range []replica.Kind{replica.KindCompact, replica.KindAbortCompaction} {
 		b.receive(a.self, late(kind))
 	}
@@ -318,11 +330,12 @@ func TestALateReadyIsNoReady(t *testing.T) {
 	a.core.AbortCompaction(errors.New("the test wants another"))
 	a.effects()
 	w.until(time.Second, "tidy copies", func() bool { return w.isTidy(id) && a.compact() })
-	w.until(time.Second, "both to have built", func() bool { return a.disk.prepared != nil && b.disk.prepared != nil })
+	w.until(time.Second, "both to have built", func() bool { return a.built() && b.built() })
 	w.cut[link{"a", "b"}] = true // b does not hear that it should finish
-	w.until(time.Second, "a to be ready", func() bool { p := a.disk.prepared; return p == nil || p.ready && !a.disk.preparedLoose })
+	w.until(time.Second, "a to be ready", func() bool { return a.disk.tidy() || a.ready() })
 	stream, _ := b.core.Following()
-	a.receive(b.self, replica.Message{Kind: replica.KindReady, Stream: stream, Attempt: 1, End: int64(len(a.disk.prepared.data)), Checksum: checksumOf(a.disk.prepared.data)})
+	_, length, sum, _ := a.log.Prepared()
+	a.receive(b.self, replica.Message{Kind: replica.KindReady, Stream: stream, Attempt: 1, End: length, Checksum: sum})
 	w.run(100 * ms)
 	w.generation(id, 0)
 	w.finish(t)
@@ -337,17 +350,17 @@ func TestARecordAfterReadyDropsTheNewFiles(t *testing.T) {
 	w.until(time.Second, "a compaction begun", a.compact)
 	c := w.copy(id, "c")
 	w.until(time.Second, "all to have built", func() bool {
-		return a.disk.prepared != nil && b.disk.prepared != nil && c.disk.prepared != nil
+		return a.built() && b.built() && c.built()
 	})
 	w.cut[link{"a", "c"}] = true
-	w.until(time.Second, "b to be ready", func() bool { p := b.disk.prepared; return p != nil && p.ready && !b.disk.preparedLoose })
+	w.until(time.Second, "b to be ready", b.ready)
 	a.core.AbortCompaction(errors.New("c takes too long"))
 	if m, ok := a.core.Control(b.self); !ok || m.Kind != replica.KindAbortCompaction {
 		t.Fatalf("%+v", m)
 	}
 	a.effects()
 	w.cut = map[link]bool{}
-	if b.disk.prepared == nil {
+	if !b.ready() {
 		t.Fatal("b has heard of it")
 	}
 	w.ack(id, "a", 9)
@@ -362,9 +375,9 @@ func TestTheLogStaysWhileNewFilesAreFinished(t *testing.T) {
 	w, id := littered(t, 3, 2)
 	a, b := w.copy(id, "a"), w.copy(id, "b")
 	w.until(time.Second, "a compaction begun", a.compact)
-	w.until(time.Second, "b to finish", func() bool { p := b.disk.prepared; return p != nil && p.ready && b.disk.preparedLoose })
+	w.until(time.Second, "b to finish", func() bool { return b.finishing })
 	stream, _ := b.core.Following()
-	late := replica.Message{Kind: replica.KindBatch, Stream: stream, Seq: 1 << 40, Offset: b.disk.end(), Bytes: record{9, 1 << 30, put}.bytes()}
+	late := replica.Message{Kind: replica.KindBatch, Stream: stream, Seq: 1 << 40, Offset: b.log.End(), Bytes: record{9, 1 << 30, put}.encode(0, b.log.NextAppendTime(b.node.now()))}
 	if err := b.core.OnBatch(late); err == nil {
 		t.Error("b takes a record")
 	}

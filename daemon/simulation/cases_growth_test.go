@@ -68,7 +68,8 @@ func TestAJoiningCopyNeedsAllThatEarlierPrimariesAcknowledged(t *testing.T) {
 		w.ack(id, "a", 10+k)
 	}
 	w.kill("a", "b", "c")
-	w.node("b").disks[id].committed = 0
+	d := w.node("b").disks[id]
+	d.change(d.forget)
 	w.start("b")
 	if err := w.decide(id, volume.Holder{}, func(e *volume.Entry) {
 		e.Primary, e.InSync = "b", without(e.InSync, e.InSync[0])
@@ -138,19 +139,22 @@ func TestARestartedPrimaryThatLostItsTail(t *testing.T) {
 	w, id := calm(t, 2, 2)
 	a, b := w.copy(id, "a"), w.copy(id, "b")
 	w.cut[link{"b", "a"}] = true // b has it and cannot say so
-	a.disk.append(record{2, 1 << 20, put}.bytes())
-	a.core.Appended(a.disk.end())
+	w.client.ops++
+	o := &op{id: w.client.ops, key: 2, kind: put, began: w.now}
+	if !a.append(o) { // and syncs nothing
+		t.Fatal("it is not appended")
+	}
 	a.pump()
-	w.until(time.Second, "b to have it", func() bool { return int64(b.disk.synced) == a.disk.end() })
-	lost := a.disk.end()
-	a.disk.data = a.disk.data[:a.disk.synced]
-	w.kill("a")
+	w.until(time.Second, "b to have it", func() bool { return b.log.Durable() == o.end })
+	w.node("a").powerCut()
 	w.cut = map[link]bool{}
 	w.start("a")
 	w.until(2*time.Second, "a to lead", func() bool { return w.primary(id) != nil })
-	w.ack(id, "a", 3)
-	if w.broken == nil && w.copy(id, "b").disk.end() != lost {
-		w.fail("b ends at %d, not %d", w.copy(id, "b").disk.end(), lost)
+	other := w.copy(id, "a").write(3, put)
+	other.more = o.more
+	w.until(time.Second, "an acknowledgement", func() bool { return w.acked(id, other) })
+	if w.broken == nil && (other.end != o.end || w.copy(id, "b").log.End() != o.end) {
+		w.fail("the new record ends at %d, b at %d, and the lost one at %d", other.end, w.copy(id, "b").log.End(), o.end)
 	}
 	w.finish(t)
 }
@@ -238,7 +242,7 @@ func TestAnEpochEndsWhereAnyLaterOneBegins(t *testing.T) {
 	w.part("a", "c", true)
 	w.unanswered(id, "a", 2, 20*ms)
 	w.unanswered(id, "a", 3, 20*ms)
-	w.until(time.Second, "b to have the tail of a", func() bool { return w.copy(id, "b").disk.end() == w.copy(id, "a").disk.end() })
+	w.until(time.Second, "b to have the tail of a", func() bool { return w.copy(id, "b").log.End() == w.copy(id, "a").log.End() })
 	w.kill("a")
 	lead := func(n volume.NodeID) {
 		if err := w.decide(id, volume.Holder{}, func(e *volume.Entry) { e.Primary = n }); err != nil {

@@ -1,13 +1,18 @@
 package simulation
 
 import (
+	"encoding/binary"
+	"errors"
 	"slices"
 	"testing"
 	"time"
 
 	"weedd/cluster/catalog"
 	"weedd/volume"
+	"weedd/volume/needle"
 	"weedd/volume/replica"
+	"weedd/volume/vfs"
+	"weedd/volume/vfs/faultfs"
 )
 
 // calm makes a world without faults, with one open volume on the nodes a, b, ...
@@ -217,17 +222,21 @@ func TestAnOldDiskThatReturnsDoesNotLead(t *testing.T) {
 	b := w.node("b")
 	w.kill("b")
 	old := b.disks
+	was := old[id].volume().CopyID()
 	b.disks = map[volume.ID]*disk{}
 	w.start("b")
 	w.lead.settles = true
 	w.until(5*time.Second, "another copy on b", func() bool {
 		h, inSync, _ := w.entry(id).Holder("b")
-		return inSync && h.Copy != old[id].copy
+		return inSync && h.Copy != was
 	})
 	w.lead.settles = false
 	w.ack(id, "a", 2)
 	w.kill("a", "b")
 	b.disks = old
+	for _, d := range old {
+		d.change(func(*faultfs.FS) error { return nil })
+	}
 	w.start("b")
 	if err := w.decide(id, volume.Holder{}, func(e *volume.Entry) { e.Primary = "b" }); err != nil {
 		t.Fatal(err)
@@ -337,7 +346,7 @@ func TestALateAcknowledgementOfAnotherStreamCountsForNothing(t *testing.T) {
 	w.cut[link{"a", "b"}] = true
 	o := a.write(3, put)
 	w.run(10 * ms)
-	a.receive(b.self, replica.Message{Kind: replica.KindAck, Stream: old, Seq: 1, Durable: a.disk.end()})
+	a.receive(b.self, replica.Message{Kind: replica.KindAck, Stream: old, Seq: 1, Durable: a.log.End()})
 	w.check()
 	if w.acked(id, o) {
 		w.fail("a late acknowledgement was counted")
@@ -353,13 +362,23 @@ func TestACopyWithOtherBytesIsMadeAnew(t *testing.T) {
 	w.kill("b")
 	w.ack(id, "a", 2) // b is dropped from the set for it
 	d := w.node("b").disks[id]
-	d.data[replica.Origin+4]++
-	d.committed, d.agreed = replica.Origin, replica.Origin
+	was := d.volume().CopyID()
+	d.change(func(fs *faultfs.FS) error {
+		dat, err := vfs.ReadFile(fs, d.path(".dat"))
+		if err != nil {
+			return err
+		}
+		r, _ := parse(dat[replica.Origin:])
+		r.op++
+		size := binary.BigEndian.Uint32(dat[replica.Origin+needle.HeaderSize:])
+		other := r.encode(int(size)-4, 1)
+		return errors.Join(vfs.Write(fs, d.path(".dat"), append(dat[:replica.Origin], other...)), d.forget(fs))
+	})
 	w.start("b")
 	w.lead.settles = true
 	w.until(5*time.Second, "another copy on b", func() bool {
 		h, inSync, _ := w.entry(id).Holder("b")
-		return inSync && h.Copy != d.copy
+		return inSync && h.Copy != was
 	})
 	w.finish(t)
 }

@@ -11,16 +11,17 @@ import (
 // committed. It only grows.
 type truth struct {
 	generation uint32
-	log        []byte            // of the generation
+	log        []byte            // of the generation; its super block is nobody's
 	past       map[uint32][]byte // the logs of the generations before it, as they ended
 	acked      int64             // everything before is acknowledged, or precedes something that is
 	acks       map[place]uint32
 
 	// Records are told apart by the order in which they were committed: offsets
 	// change with the generation.
-	order map[uint32]int     // of an operation
-	known map[volume.Key]int // of the newest record of a key that a client knows of
-	gone  map[volume.Key]int // of the deletion of a key that a compaction left out
+	order     map[uint32]int       // of an operation
+	ends      map[uint32]int64     // of its record in log
+	known     map[volume.Key]int   // of the newest record of a key that a client knows of
+	deletions map[volume.Key][]int // of a key
 }
 
 // place is the end of a record in the log of a generation.
@@ -31,7 +32,7 @@ type place struct {
 
 func newTruth() *truth {
 	return &truth{log: make([]byte, replica.Origin), past: map[uint32][]byte{}, acked: replica.Origin, acks: map[place]uint32{},
-		order: map[uint32]int{}, known: map[volume.Key]int{}, gone: map[volume.Key]int{}}
+		order: map[uint32]int{}, ends: map[uint32]int64{}, known: map[volume.Key]int{}, deletions: map[volume.Key][]int{}}
 }
 
 // of gives the log of a generation, nil when there is none yet.
@@ -42,33 +43,68 @@ func (t *truth) of(generation uint32) []byte {
 	return t.past[generation]
 }
 
-// agrees gives how much of d is the beginning of the truth.
-func (t *truth) agrees(d *disk) int64 {
-	log := t.of(d.generation)
-	for d.agreed < min(len(d.data), len(log)) && d.data[d.agreed] == log[d.agreed] {
-		d.agreed++
-	}
-	return int64(d.agreed)
+// files are the newest records that are no deletions.
+func (t *truth) files() map[volume.Key]record {
+	files := map[volume.Key]record{}
+	records(t.log, replica.Origin, func(r record, _, _ int64) {
+		if files[r.key] = r; r.kind == del {
+			delete(files, r.key)
+		}
+	})
+	return files
 }
 
-// has gives how much of the truth d has durably, in the new files if those are
-// the ones that e means.
+// agrees gives how much of what is seen of d is the beginning of the truth, and
+// how much of what is there of it after any crash.
+func (t *truth) agrees(d *disk) (seen, durable int64) {
+	s, sure := d.data()
+	log := t.of(generation(s))
+	same := func(n *int64, dat []byte) int64 {
+		end := int64(min(len(dat), len(log)))
+		if *n = max(*n, replica.Origin); *n < end && bytes.Equal(dat[*n:end], log[*n:end]) {
+			*n = end
+		}
+		for *n < end && dat[*n] == log[*n] {
+			*n++
+		}
+		return min(*n, int64(len(dat)))
+	}
+	return same(&d.agreed, s), same(&d.kept, sure)
+}
+
+// has gives how much of the truth the copy on d has durably and says that it has,
+// in the new files if those are the ones that e means.
 func (t *truth) has(d *disk, e *volume.Entry) int64 {
-	p := d.prepared
-	switch {
-	case d.generation == t.generation:
-		return min(t.agrees(d), int64(d.synced))
-	case d.generation+1 != t.generation || p == nil || !p.ready || d.preparedLoose || p.what.Epoch+1 != e.Compacted || !bytes.HasPrefix(t.log, p.data):
+	seen, _ := d.data()
+	if generation(seen) == t.generation {
+		_, durable := t.agrees(d)
+		return min(durable, d.claimed())
+	}
+	c, dat, ok := d.prepared()
+	if generation(seen)+1 != t.generation || !ok || c.Epoch+1 != e.Compacted || len(dat) > len(t.log) || !sameRecords(dat, t.log[:len(dat)]) {
 		return 0
 	}
-	return int64(len(p.data))
+	return int64(len(dat))
+}
+
+// claimed is how much the copy says is durable: while it runs, and else when it is
+// opened.
+func (d *disk) claimed() int64 {
+	if r := d.node.running[d.id]; r != nil {
+		return r.core.Durable()
+	}
+	return d.volume().Durable()
 }
 
 // append takes records for committed.
 func (t *truth) append(b []byte) {
-	for off := 0; off < len(b); off += recordSize {
-		t.order[parse(b[off:]).op] = len(t.order) + 1
-	}
+	from := int64(len(t.log))
+	records(b, 0, func(r record, _, end int64) {
+		t.order[r.op], t.ends[r.op] = len(t.order)+1, from+end
+		if r.kind == del {
+			t.deletions[r.key] = append(t.deletions[r.key], t.order[r.op])
+		}
+	})
 	t.log = append(t.log, b...)
 }
 
@@ -76,20 +112,21 @@ func (t *truth) append(b []byte) {
 // copy in sync must have them, and they must hold all that was ever committed.
 func (w *world) compacted(e *volume.Entry) {
 	t := w.truths[e.Volume]
-	var what *prepared
+	var what []byte
 	for _, h := range e.InSync {
 		d := w.node(h.Node).disks[e.Volume]
-		if d == nil || d.copy != h.Copy || d.spoiled {
+		if !d.holds(h.Copy) || d.spoiled {
 			continue
 		}
-		p := d.prepared
-		if d.generation != t.generation || p == nil || !p.ready || d.preparedLoose || p.what.Epoch+1 != e.Epoch || p.what.Generation != e.Generation {
-			w.fail("R13: generation %d of volume %d is decided, and copy %d on node %s, of generation %d, has these files ready: %+v, loose %v", e.Generation, e.Volume, h.Copy, h.Node, d.generation, p, d.preparedLoose)
+		seen, _ := d.data()
+		c, dat, ok := d.prepared()
+		if generation(seen) != t.generation || !ok || c.Epoch+1 != e.Epoch || c.Generation != e.Generation {
+			w.fail("R13: generation %d of volume %d is decided, and copy %d on node %s, of generation %d, has these files ready: %+v, %v", e.Generation, e.Volume, h.Copy, h.Node, generation(seen), c, ok)
 			return
 		}
-		what = p
-		if log := compacted(t.log, p.what.At); !bytes.Equal(p.data, log) {
-			w.fail("R13: copy %d on node %s has %d bytes ready for generation %d of volume %d; they should be %d", h.Copy, h.Node, len(p.data), e.Generation, e.Volume, len(log))
+		what = dat
+		if log := compacted(t.log, c.At); !sameRecords(dat, log) {
+			w.fail("R13: copy %d on node %s has %d bytes ready for generation %d of volume %d; they should be %d", h.Copy, h.Node, len(dat), e.Generation, e.Volume, len(log))
 			return
 		}
 	}
@@ -97,13 +134,10 @@ func (w *world) compacted(e *volume.Entry) {
 		return // no copy is left, and none can lead
 	}
 	w.compactions++
-	for off := int64(replica.Origin); off < what.what.At; off += recordSize {
-		if r := parse(t.log[off:]); r.kind == del {
-			t.gone[r.key] = max(t.gone[r.key], t.order[r.op])
-		}
-	}
 	t.past[t.generation] = t.log
-	t.generation, t.log, t.acked = e.Generation, bytes.Clone(what.data), int64(len(what.data))
+	t.generation, t.log, t.acked = e.Generation, bytes.Clone(what), int64(len(what))
+	clear(t.ends)
+	records(what, replica.Origin, func(r record, _, end int64) { t.ends[r.op] = end })
 }
 
 // check looks at everything after an event.
@@ -122,31 +156,28 @@ func (w *world) check() {
 // everywhere, and it claims no more than it has.
 func (w *world) checkCopy(n *node, id volume.ID, r *run) {
 	t, committed := w.truths[id], r.core.Committed()
-	if r.disk.beforeSwitch != nil {
-		return // between two generations: the core hears of it with the next step
-	}
-	if st := r.core.Durable(); st > int64(r.disk.synced) {
-		w.fail("R5: node %s claims %d bytes of volume %d durable, and %d are", n.id, st, id, r.disk.synced)
+	seen, sure := r.disk.data()
+	if st := r.core.Durable(); st > int64(len(sure)) && st > replica.Origin {
+		w.fail("R5: node %s claims %d bytes of volume %d durable, and %d are", n.id, st, id, len(sure))
 		return
 	}
-	if committed > r.disk.end() {
-		w.fail("R11: node %s cut volume %d to %d, below %d committed", n.id, id, r.disk.end(), committed)
+	if committed > int64(len(seen)) {
+		w.fail("R11: node %s cut volume %d to %d, below %d committed", n.id, id, len(seen), committed)
 		return
 	}
-	if d := r.disk; d.generation != t.generation {
-		if log := t.of(d.generation); log == nil || committed > int64(len(log)) {
-			w.fail("R13: node %s has committed %d bytes of generation %d of volume %d, which is at generation %d", n.id, committed, d.generation, id, t.generation)
+	if g := generation(seen); g != t.generation {
+		if log := t.of(g); log == nil || committed > int64(len(log)) {
+			w.fail("R13: node %s has committed %d bytes of generation %d of volume %d, which is at generation %d", n.id, committed, g, id, t.generation)
 			return
 		}
-	} else if committed > int64(len(t.log)) {
-		from := int64(len(t.log))
-		if !bytes.Equal(t.log, r.disk.data[:from]) {
+	} else if from := int64(len(t.log)); committed > from {
+		if !sameRecords(t.log, seen[:from]) {
 			w.fail("R12: node %s committed %d bytes of volume %d on top of others than the truth", n.id, committed, id)
 			return
 		}
-		t.append(r.disk.data[from:committed])
+		t.append(seen[from:committed])
 	}
-	if at := t.agrees(r.disk); at < committed {
+	if at, _ := t.agrees(r.disk); at < committed {
 		w.fail("node %s has other committed bytes of volume %d at offset %d (of %d) than were committed before", n.id, id, at, committed)
 	}
 }
@@ -157,12 +188,12 @@ func (w *world) checkInSync(e *volume.Entry) {
 	t := w.truths[e.Volume]
 	for _, h := range e.InSync {
 		n := w.node(h.Node)
-		if _, made := n.made[h.Copy]; !made && e.State != volume.StateNew {
+		if !n.ledger.Made(e.Volume, h.Copy) && e.State != volume.StateNew {
 			w.fail("R6: copy %d on node %s counts as in sync at epoch %d of volume %d and was never made", h.Copy, h.Node, e.Epoch, e.Volume)
 			return
 		}
 		d := n.disks[e.Volume]
-		if d == nil || d.copy != h.Copy || d.spoiled {
+		if !d.holds(h.Copy) || d.spoiled {
 			continue
 		}
 		if has := t.has(d, e); has < t.acked {
@@ -174,33 +205,33 @@ func (w *world) checkInSync(e *volume.Entry) {
 }
 
 // acknowledged notes that a client was told that its operation is done.
-func (w *world) acknowledged(id volume.ID, o *op, end int64) {
+func (w *world) acknowledged(id volume.ID, o *op) {
 	t := w.truths[id]
 	w.acks++
-	at := place{o.generation, end}
+	at := place{o.generation, o.end}
 	if other, ok := t.acks[at]; ok && other != o.id {
-		w.fail("R8: operations %d and %d of volume %d are both acknowledged at offset %d", other, o.id, id, end-recordSize)
+		w.fail("R8: operations %d and %d of volume %d are both acknowledged up to offset %d", other, o.id, id, o.end)
 		return
 	}
 	t.acks[at] = o.id
 	if o.generation == t.generation {
-		t.acked = max(t.acked, end)
+		t.acked = max(t.acked, o.end)
 	}
 	t.known[o.key] = max(t.known[o.key], t.order[o.id])
-	if log := t.of(o.generation); end > int64(len(log)) || parse(log[end-recordSize:end]) != (record{o.key, o.id, o.kind}) {
-		w.fail("R12: operation %d of volume %d was acknowledged at offset %d without being committed", o.id, id, end-recordSize)
+	if log := t.of(o.generation); o.end > int64(len(log)) || !bytes.HasSuffix(log[:o.end], o.record) {
+		w.fail("R12: operation %d of volume %d was acknowledged up to offset %d without being committed", o.id, id, o.end)
 	}
 }
 
-// answered notes that a client was shown the state of a key at d: the record that
-// ends at end, or nothing if end is 0. began is the order of the newest record
-// that clients knew of when they asked.
-func (w *world) answered(id volume.ID, key volume.Key, began int, at place, rec record) {
+// answered notes that a client was shown a file, or that there is none. began is
+// the order of the newest record of the key that clients knew of when they asked.
+func (w *world) answered(id volume.ID, key volume.Key, began int, shows record) {
 	t := w.truths[id]
-	shown, committed := t.gone[key], true
-	if at.end > 0 {
-		shown, committed = t.order[rec.op]
+	if shows.kind != put {
+		w.denied(id, key, began)
+		return
 	}
+	shown, committed := t.order[shows.op]
 	if !committed {
 		w.fail("R12: a read of key %d of volume %d shows a record that is not committed", key, id)
 		return
@@ -210,7 +241,21 @@ func (w *world) answered(id volume.ID, key volume.Key, began int, at place, rec 
 		return
 	}
 	t.known[key] = max(t.known[key], shown)
-	if at.generation == t.generation {
-		t.acked = max(t.acked, at.end) // it was shown, so it must last
+	t.acked = max(t.acked, t.ends[shows.op]) // it was shown, so it must last
+}
+
+// denied notes that a client was told that there is no file: it was never written,
+// as far as clients know, or is deleted.
+func (w *world) denied(id volume.ID, key volume.Key, began int) {
+	t := w.truths[id]
+	if began == 0 {
+		return
 	}
+	for _, at := range t.deletions[key] {
+		if at >= began {
+			t.known[key] = max(t.known[key], at)
+			return
+		}
+	}
+	w.fail("R12: a read of key %d of volume %d shows nothing; record %d was acknowledged before, and no later one deletes it", key, id, began)
 }

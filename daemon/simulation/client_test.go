@@ -1,11 +1,13 @@
 package simulation
 
 import (
+	"encoding/binary"
+	"errors"
 	"slices"
 	"time"
 
 	"weedd/volume"
-	"weedd/volume/replica"
+	"weedd/volume/store"
 )
 
 // client writes, overwrites, deletes and reads at any node that thinks it leads.
@@ -30,6 +32,8 @@ type op struct {
 	end   int64
 	began time.Duration
 
+	more       int // bytes of the file
+	record     []byte
 	generation uint32 // of the log that it was appended to
 }
 
@@ -104,28 +108,37 @@ func (c *client) anyPrimary(id volume.ID) *run {
 func (r *run) write(key volume.Key, kind byte) *op {
 	c := r.node.w.client
 	c.ops++
-	o := &op{id: c.ops, key: key, kind: kind, began: r.node.w.now}
+	o := &op{id: c.ops, key: key, kind: kind, more: r.node.w.rng.IntN(100), began: r.node.w.now}
 	r.enqueue(job{
 		func() bool {
-			if r.core.Writable() != nil || r.disk.failed {
-				return false
-			}
-			r.disk.append(record{o.key, o.id, o.kind}.bytes())
-			o.end, o.generation = r.disk.end(), r.disk.generation
-			r.core.Appended(o.end)
-			r.writes = append(r.writes, o)
-			return true
+			return r.core.Writable() == nil && r.append(o)
 		},
 		func() bool {
-			upto := r.disk.end()
-			if !r.fsync() {
+			durable, err := r.log.Sync()
+			if r.failed(err) {
 				return false
 			}
-			r.core.Synced(upto)
+			r.core.Synced(durable)
 			return true
 		},
 	})
 	return o
+}
+
+// append appends the record of o.
+func (r *run) append(o *op) bool {
+	n := r.node
+	o.record = record{o.key, o.id, o.kind}.encode(o.more, r.log.NextAppendTime(n.now()))
+	if err := r.log.Append(o.record); r.failed(err) {
+		if r.log.Failed() == nil {
+			n.w.fail("%s does not append: %v", r, err)
+		}
+		return false
+	}
+	o.end, o.generation = r.log.End(), r.core.Generation()
+	r.core.Appended(o.end)
+	r.writes = append(r.writes, o)
+	return true
 }
 
 // read looks a key up in the log, pending records included, as decisions of the
@@ -134,9 +147,13 @@ func (r *run) read(key volume.Key) *read {
 	if !r.core.Leading() {
 		return nil
 	}
-	rec, end := latest(r.disk.data, key)
-	known, generation := r.node.w.truths[r.id].known[key], r.disk.generation
-	q := r.confirm(end, func() { r.node.w.answered(r.id, key, known, place{generation, end}, rec) })
+	row, ok := r.log.Latest(key)
+	rec, need := r.found(key, row, ok), int64(0)
+	if ok {
+		need = row.End()
+	}
+	known := r.node.w.truths[r.id].known[key]
+	q := r.confirm(need, func() { r.answered(key, known, rec) })
 	q.shows = rec
 	return q
 }
@@ -150,27 +167,58 @@ func (r *run) confirm(need int64, done func()) *read {
 	return q
 }
 
-// get reads a file as clients do, at any copy. What is committed here is shown at
+// answered tells the client, unless the process died in looking.
+func (r *run) answered(key volume.Key, known int, shows record) {
+	if !r.node.dying {
+		r.node.w.answered(r.id, key, known, shows)
+	}
+}
+
+// found is what a row of the index stands for, zero for nothing.
+func (r *run) found(key volume.Key, row store.Row, ok bool) record {
+	if !ok || row.Deleted() {
+		return record{}
+	}
+	n, err := r.log.Read(row)
+	if r.node.dying {
+		return record{}
+	} else if err != nil {
+		r.node.w.fail("%s: read key %d at %d: %v", r, key, row.Offset, err)
+		return record{}
+	}
+	defer n.Release()
+	return record{key, binary.BigEndian.Uint32(n.Data), put}
+}
+
+// get reads a file as clients do, at any copy. What is published here is shown at
 // once, though it may be old when this copy is cut off; by the primary it may not
 // be. A miss is told only when nothing acknowledged is missing here.
 func (r *run) get(key volume.Key) {
-	if r.disk.beforeSwitch != nil {
-		return // a real store goes on with the old files; here there are only the new
-	}
-	known := r.node.w.truths[r.id].known[key]
-	rec, end := latest(r.disk.data[:max(r.core.Committed(), replica.Origin)], key)
-	_, newest := latest(r.disk.data, key)
-	pending := newest > r.core.Committed() && (!r.core.Leading() || r.core.Committed() < r.core.Base())
+	w, known := r.node.w, r.node.w.truths[r.id].known[key]
+	newest, ok := r.log.Latest(key)
+	pending := ok && newest.Pending && (!r.core.Leading() || r.core.Committed() < r.core.Base())
+	rec := r.published(key)
 	if rec.kind == put && !pending {
-		if r.core.Leading() && r.core.Epoch() == r.node.w.entry(r.id).Epoch {
-			r.node.w.answered(r.id, key, known, place{r.disk.generation, end}, rec)
+		if r.core.Leading() && r.core.Epoch() == w.entry(r.id).Epoch {
+			r.answered(key, known, rec)
 		}
 		return
 	}
-	r.catchUp(func() {
-		rec, end := latest(r.disk.data[:max(r.core.Committed(), replica.Origin)], key)
-		r.node.w.answered(r.id, key, known, place{r.disk.generation, end}, rec)
-	})
+	r.catchUp(func() { r.answered(key, known, r.published(key)) })
+}
+
+// published is what the log shows of a key, zero for nothing.
+func (r *run) published(key volume.Key) record {
+	n, err := r.log.Get(key, cookie(key), r.node.now(), false)
+	switch {
+	case errors.Is(err, volume.ErrNotFound), r.node.dying:
+		return record{}
+	case err != nil:
+		r.node.w.fail("%s: get key %d: %v", r, key, err)
+		return record{}
+	}
+	defer n.Release()
+	return record{key, binary.BigEndian.Uint32(n.Data), put}
 }
 
 // catchUp calls done when everything acknowledged before the call is committed
@@ -184,8 +232,8 @@ func (r *run) catchUp(done func()) {
 	if _, ok := r.core.Following(); !ok || !slices.Contains(e.InSync, r.self) {
 		return
 	}
-	w, there := r.node.w, r.node.w.node(e.Primary)
-	w.carry(r.node.id, e.Primary, func() {
+	there := r.node.w.node(e.Primary)
+	r.node.carry(e.Primary, func() {
 		there.after(0, func() {
 			if p := there.running[r.id]; p != nil && p.core.Leading() && p.core.Epoch() == epoch && slices.Contains(p.core.Entry().InSync, r.self) {
 				p.confirm(p.core.Base(), func() { p.tell(r, epoch, done) })
@@ -197,7 +245,7 @@ func (r *run) catchUp(done func()) {
 // tell brings the committed length to a copy that asked for it.
 func (r *run) tell(to *run, epoch volume.Epoch, done func()) {
 	committed := r.core.Committed()
-	r.node.w.carry(r.node.id, to.node.id, func() {
+	r.node.carry(to.node.id, func() {
 		to.node.after(0, func() {
 			if to.node.running[to.id] != to {
 				return
@@ -216,10 +264,13 @@ func (r *run) tell(to *run, epoch volume.Epoch, done func()) {
 
 // wake answers what may be answered by now.
 func (r *run) wake() {
+	if r.node.dying {
+		return
+	}
 	w, committed := r.node.w, r.core.Committed()
 	w.checkCopy(r.node, r.id, r)
 	for len(r.writes) > 0 && r.writes[0].end <= committed {
-		w.acknowledged(r.id, r.writes[0], r.writes[0].end)
+		w.acknowledged(r.id, r.writes[0])
 		r.writes = r.writes[1:]
 	}
 	r.reads = slices.DeleteFunc(r.reads, func(q *read) bool {

@@ -1,8 +1,8 @@
 package simulation
 
 import (
+	"context"
 	"errors"
-	"slices"
 	"time"
 
 	"weedd/volume"
@@ -37,15 +37,13 @@ func (r *run) compaction(e replica.Effect) {
 		r.building = e.Build
 		r.aside(w.between(5*ms, 80*ms), func() { r.build(e) })
 	case replica.FinishCompaction:
+		r.finishing = true
 		r.aside(w.between(0, 5*ms), func() { r.finishCompaction(e) })
 	case replica.DropCompaction:
 		r.building = 0
 		r.aside(w.between(0, 5*ms), func() {
-			r.disk.setPrepared(nil)
-			r.aside(w.between(0, 2*ms), func() {
-				r.disk.syncPrepared()
-				r.core.Dropped()
-			})
+			r.failed(r.log.DropCompaction())
+			r.core.Dropped()
 		})
 	case replica.SwitchGeneration:
 		r.enqueue(r.switchOver(e.Start))
@@ -75,54 +73,38 @@ func (r *run) build(e replica.BuildCompaction) {
 		r.core.Built(e.Build, errors.New("no room for new files"))
 		return
 	}
-	r.disk.setPrepared(&prepared{what: e.Compaction, data: compacted(r.disk.data[:r.core.Committed()], e.Compaction.At)})
-	r.core.Built(e.Build, nil)
+	err := r.log.Compact(context.Background(), e.Compaction, nil)
+	r.failed(err)
+	r.core.Built(e.Build, err)
 }
 
 func (r *run) finishCompaction(e replica.FinishCompaction) {
-	d, w := r.disk, r.node.w
-	if d.end() != e.End || int64(d.synced) != e.End || r.core.Committed() != e.End {
-		w.fail("R13: %s finishes new files at %d", r, e.End)
-		return
+	r.finishing = false
+	length, sum, err := r.log.FinishCompaction(e.End)
+	if r.failed(err) && errors.Is(err, volume.ErrStale) {
+		r.node.w.fail("R13: %s cannot finish new files at %d: %v", r, e.End, err)
 	}
-	p := *d.prepared
-	p.data, p.ready = compacted(d.data, p.what.At), true
-	d.setPrepared(&p)
-	r.aside(w.between(0, 3*ms), func() {
-		if d.end() != e.End {
-			w.fail("R13: %s has changed while its new files were finished at %d", r, e.End)
-		}
-		if !r.fsync() {
-			r.core.Finished(e.Build, 0, 0, errFsync)
-			return
-		}
-		d.syncPrepared()
-		r.core.Finished(e.Build, int64(len(p.data)), checksumOf(p.data), nil)
-	})
+	r.core.Finished(e.Build, length, sum, err)
 }
 
-// switchOver takes the new files, step by step.
+// switchOver takes the new files.
 func (r *run) switchOver(start volume.EpochStart) job {
-	d := r.disk
-	return job{
-		func() bool {
-			if start.Start != int64(len(d.prepared.data)) || start.Generation != d.prepared.what.Generation {
-				r.node.w.fail("R13: %s switches to %+v", r, start)
-			}
-			d.setEpochs(append(slices.Clip(d.epochs), start))
-			return true
-		},
-		func() bool { d.syncEpochs(); return true },
-		func() bool { d.switchOver(); return true },
-		func() bool {
-			d.beforeSwitch = nil
-			d.syncPrepared()
-			r.trace("is of generation %d from epoch %d on", d.generation, start.Epoch)
-			r.core.Switched(d.epochs, d.end())
-			for _, q := range r.reads {
-				q.need = 0 // all of the old log is committed
-			}
-			return true
-		},
-	}
+	return job{func() bool {
+		err := r.log.Switch(start)
+		if errors.Is(err, volume.ErrStale) {
+			r.node.w.fail("R13: %s switches to %+v: %v", r, start, err)
+		}
+		if err != nil {
+			r.trace("FAILS: %v", err)
+			r.core.Fail(err)
+			return false
+		}
+		r.disk.agreed, r.disk.kept = 0, 0
+		r.trace("is of generation %d from epoch %d on", start.Generation, start.Epoch)
+		r.core.Switched(r.log.Epochs(), r.log.End())
+		for _, q := range r.reads {
+			q.need = 0 // all of the old log is committed
+		}
+		return true
+	}}
 }

@@ -1,182 +1,240 @@
 package simulation
 
 import (
+	"bytes"
 	"encoding/binary"
-	"math/rand/v2"
-	"slices"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
 
 	"weedd/volume"
+	"weedd/volume/needle"
 	"weedd/volume/replica"
+	"weedd/volume/store"
+	"weedd/volume/vfs"
+	"weedd/volume/vfs/faultfs"
 )
-
-// recordSize is the length of every record. It begins with key, operation and
-// kind; the rest repeats the operation, so that bytes differ where records do.
-const recordSize = 16
 
 const (
 	put byte = 1 + iota
 	del
 )
 
+// record is what a record of a volume says. The bytes of a file begin with the
+// operation that wrote it; a deletion has it in place of a checksum.
 type record struct {
 	key  volume.Key
 	op   uint32
 	kind byte
 }
 
-func (r record) bytes() []byte {
-	b := make([]byte, recordSize)
-	binary.BigEndian.PutUint32(b, uint32(r.key))
-	binary.BigEndian.PutUint32(b[4:], r.op)
-	b[8] = r.kind
-	binary.BigEndian.PutUint32(b[12:], r.op)
+// encode gives the record as it is stored, with so many bytes more.
+func (r record) encode(more int, appended uint64) []byte {
+	n := needle.Needle{Key: r.key, Cookie: cookie(r.key), AppendedAt: appended}
+	if n.Tombstone = r.kind == del; n.Tombstone {
+		n.Checksum = r.op
+	} else {
+		n.Data = binary.BigEndian.AppendUint32(nil, r.op)
+		n.Data = append(n.Data, bytes.Repeat(n.Data[3:], more)...)
+	}
+	b, err := needle.Append(nil, &n)
+	if err != nil {
+		panic(err)
+	}
 	return b
 }
 
-func parse(b []byte) record {
-	return record{volume.Key(binary.BigEndian.Uint32(b)), binary.BigEndian.Uint32(b[4:]), b[8]}
-}
+func cookie(key volume.Key) volume.Cookie { return volume.Cookie(key ^ 0xc00c1e) }
 
-// latest finds the newest record of key in a log, and the offset of its end;
-// end 0 if there is none.
-func latest(log []byte, key volume.Key) (r record, end int64) {
-	for at := len(log); at > replica.Origin; at -= recordSize {
-		if r = parse(log[at-recordSize : at]); r.key == key {
-			return r, int64(at)
-		}
+// parse reads the record that b begins with.
+func parse(b []byte) (r record, length int64) {
+	h := needle.ParseHeader(b)
+	r = record{h.Key, binary.BigEndian.Uint32(b[needle.HeaderSize:]), del}
+	if h.Size > 0 {
+		r.kind, r.op = put, binary.BigEndian.Uint32(b[needle.HeaderSize+4:])
 	}
-	return record{}, 0
+	return r, needle.Length(h.Size, needle.V3)
 }
 
-// disk is one copy as its files are: what the process sees, and what is left of
-// that after a crash.
-type disk struct {
-	copy   volume.CopyID
-	data   []byte // .dat, from offset 0
-	synced int    // what of data survives for certain
-
-	beforeCut       []byte // of a cut that was not synced yet; nil if none
-	beforeCutSynced int
-
-	epochs       []volume.EpochStart
-	epochsBefore []volume.EpochStart // of a change that was not synced yet
-	epochsLoose  bool
-
-	committed int64 // of the last checkpoint
-	failed    bool  // an fsync failed; remembered by a mark
-	agreed    int   // how much of data was compared with the truth and found equal
-
-	generation     uint32
-	prepared       *prepared // new files, nil for none
-	preparedBefore *prepared // of a change that was not synced yet
-	preparedLoose  bool
-	beforeSwitch   *disk // of a switch that was not synced yet; nil if none
-	spoiled        bool  // a test took new files away that were ready
-}
-
-// prepared are the new files of a compaction.
-type prepared struct {
-	what  volume.Compaction
-	data  []byte
-	ready bool
+// records calls do for every record of a log from an offset on, with where it
+// begins and ends.
+func records(log []byte, from int64, do func(r record, at, end int64)) {
+	for at := from; at < int64(len(log)); {
+		r, length := parse(log[at:])
+		do(r, at, at+length)
+		at += length
+	}
 }
 
 // compacted is a log after compaction: what lives at at, then all the rest.
 func compacted(log []byte, at int64) []byte {
 	newest := map[volume.Key]int64{}
-	for off := int64(replica.Origin); off < at; off += recordSize {
-		newest[parse(log[off:]).key] = off
-	}
-	out := make([]byte, replica.Origin)
-	for off := int64(replica.Origin); off < at; off += recordSize {
-		if r := parse(log[off:]); newest[r.key] == off && r.kind == put {
-			out = append(out, log[off:off+recordSize]...)
+	records(log[:at], replica.Origin, func(r record, at, _ int64) { newest[r.key] = at })
+	out := bytes.Clone(log[:replica.Origin])
+	records(log[:at], replica.Origin, func(r record, at, end int64) {
+		if newest[r.key] == at && r.kind == put {
+			out = append(out, log[at:end]...)
 		}
-	}
+	})
 	return append(out, log[at:]...)
 }
 
-func (d *disk) setPrepared(p *prepared) {
-	if !d.preparedLoose {
-		d.preparedBefore = d.prepared
-	}
-	d.prepared, d.preparedLoose = p, true
+// sameRecords compares two logs, or the fronts of two, without their super blocks:
+// those differ with the generation.
+func sameRecords(a, b []byte) bool { return bytes.Equal(a[replica.Origin:], b[replica.Origin:]) }
+
+// disk is where a node keeps one volume: a store of its own in a file system of its
+// own. Runs of the process follow each other on it.
+type disk struct {
+	node  *node
+	id    volume.ID
+	fs    *faultfs.FS
+	store *store.Store
+	dat   string // path of .dat
+
+	// How much of .dat, as it is seen and as it is after any crash, was compared
+	// with the truth and found equal.
+	agreed, kept int64
+
+	spoiled bool // a test has taken something away
 }
 
-func (d *disk) syncPrepared() { d.preparedBefore, d.preparedLoose = nil, false }
+const dataDir = "/volumes"
 
-// switchOver puts the new files in the place of the old, which may be undone
-// until it is synced.
-func (d *disk) switchOver() {
-	old := *d
-	d.beforeSwitch = &old
-	d.generation, d.data, d.prepared = d.prepared.what.Generation, d.prepared.data, nil
-	d.synced, d.committed, d.agreed, d.beforeCut = len(d.data), int64(len(d.data)), 0, nil
-	d.epochs = d.believed()
+func (n *node) newDisk(id volume.ID) *disk {
+	d := &disk{node: n, id: id, fs: faultfs.New(n.w.rng.Uint64())}
+	d.dat = d.path(".dat")
+	d.fs.SetNow(n.now)
+	d.open()
+	return d
 }
 
-// believed are the epochs that belong to the files that are there.
-func (d *disk) believed() []volume.EpochStart {
-	return slices.DeleteFunc(slices.Clone(d.epochs), func(e volume.EpochStart) bool { return e.Generation != d.generation })
+// open opens the store as a process does that starts. It fails only if the
+// process dies or an fsync fails meanwhile.
+func (d *disk) open() {
+	d.agreed, d.kept = 0, 0
+	d.fs.SetFault(d.node.fault)
+	failures := d.node.failures
+	s, err := store.Open(store.Options{
+		FS: d.fs, Dirs: []store.Dir{{Path: dataDir, Init: true}}, Ledger: d.node.ledger, Log: slog.New(slog.DiscardHandler), Now: d.node.now,
+	})
+	d.store = s
+	switch {
+	case d.node.dying || d.node.failures > failures:
+	case err != nil:
+		d.node.w.fail("node %s cannot open the store of volume %d: %v", d.node.id, d.id, err)
+	default:
+		d.trusted()
+	}
 }
 
-func newDisk(id volume.CopyID) *disk {
-	return &disk{copy: id, data: make([]byte, replica.Origin), synced: replica.Origin}
+// trusted makes sure that what a crash leaves is never taken for damage.
+func (d *disk) trusted() {
+	for _, a := range d.store.Aside() {
+		if !a.Moved && !d.spoiled {
+			d.node.w.fail("R4: node %s sets %s aside after a crash: %s", d.node.id, a.Path, a.Reason)
+		}
+	}
 }
 
-func (d *disk) end() int64 { return int64(len(d.data)) }
-
-func (d *disk) append(b []byte) { d.data = append(d.data, b...) }
-
-func (d *disk) cut(end int64) {
-	d.beforeCut, d.beforeCutSynced = slices.Clone(d.data), d.synced
-	d.data = slices.Clone(d.data[:end])
-	d.synced = min(d.synced, len(d.data))
-	d.agreed = min(d.agreed, len(d.data))
+// volume is the copy that is there, nil for none.
+func (d *disk) volume() *store.Volume {
+	if d == nil || d.store == nil {
+		return nil
+	}
+	v, err := d.store.Volume(d.id)
+	if err != nil {
+		return nil
+	}
+	return v
 }
 
-func (d *disk) sync(upto int) {
-	d.synced = max(d.synced, upto)
-	d.beforeCut = nil
+// holds reports whether the copy is there.
+func (d *disk) holds(id volume.CopyID) bool {
+	v := d.volume()
+	return v != nil && v.CopyID() == id
 }
 
-func (d *disk) setEpochs(list []volume.EpochStart) {
-	if d.end() == replica.Origin && len(list) > 0 { // its super block says so, before the list does
-		d.generation = list[len(list)-1].Generation
+func (d *disk) path(ext string) string { return fmt.Sprintf("%s/%d%s", dataDir, d.id, ext) }
+
+// data gives .dat: as it is seen, and what of it is there after any crash.
+func (d *disk) data() (seen, durable []byte) { return d.fs.Look(d.dat) }
+
+// shortened is to be called when .dat was cut.
+func (d *disk) shortened(end int64) { d.agreed, d.kept = min(d.agreed, end), min(d.kept, end) }
+
+// generation is that of .dat, by its super block.
+func generation(dat []byte) uint32 {
+	if len(dat) < replica.Origin {
+		return 0
 	}
-	d.epochsBefore, d.epochs, d.epochsLoose = d.epochs, slices.Clone(list), true
+	return uint32(binary.BigEndian.Uint16(dat[4:]))
 }
 
-func (d *disk) syncEpochs() { d.epochsLoose, d.epochsBefore = false, nil }
-
-// crash leaves what a power cut would: of what was not synced any part, in whole
-// records, since recovery cuts torn ones.
-func (d *disk) crash(rng *rand.Rand) {
-	if d.beforeSwitch != nil && rng.IntN(2) == 0 {
-		*d = *d.beforeSwitch
+// prepared gives the new files that are ready.
+func (d *disk) prepared() (c volume.Compaction, dat []byte, ok bool) {
+	v := d.volume()
+	if v == nil {
+		return c, nil, false
 	}
-	d.beforeSwitch = nil
-	if d.beforeCut != nil && rng.IntN(2) == 0 {
-		d.data, d.synced, d.agreed = d.beforeCut, d.beforeCutSynced, 0
+	c, length, _, ok := v.Prepared()
+	_, dat = d.fs.Look(d.path(".cpd"))
+	if _, mark := d.fs.Look(d.path(".wcpr")); mark == nil || int64(len(dat)) != length {
+		return c, dat, false
 	}
-	d.beforeCut = nil
-	left := (len(d.data) - d.synced) / recordSize
-	if d.failed {
-		left = 0
-	}
-	d.data = slices.Clone(d.data[:d.synced+recordSize*rng.IntN(left+1)])
-	d.synced = len(d.data) // recovery syncs what it trusts
-	d.agreed = min(d.agreed, len(d.data))
-	if d.epochsLoose && rng.IntN(2) == 0 {
-		d.epochs = d.epochsBefore
-	}
-	d.syncEpochs()
-	if d.preparedLoose && rng.IntN(2) == 0 {
-		d.prepared = d.preparedBefore
-	}
-	d.syncPrepared()
-	if d.prepared != nil && !d.prepared.ready {
-		d.prepared = nil
-	}
-	d.epochs = d.believed()
+	return c, dat, ok
 }
+
+// tidy reports whether no new files are left over.
+func (d *disk) tidy() bool {
+	for _, ext := range []string{".cpd", ".cpx", ".wcpr", ".cpc"} {
+		if seen, _ := d.fs.Look(d.path(ext)); seen != nil {
+			return false
+		}
+	}
+	return true
+}
+
+// change is a test's own doing, as of a broken disk, while the process is down. The
+// copy is opened anew.
+func (d *disk) change(do func(fs *faultfs.FS) error) {
+	d.fs = d.fs.Kill()
+	d.fs.SetFault(nil)
+	if err := do(d.fs); err != nil {
+		d.node.w.fail("%v", err)
+	}
+	d.open()
+}
+
+// forget takes away all that says how much is committed.
+func (d *disk) forget(fs *faultfs.FS) error {
+	return errors.Join(fs.Remove(d.path(".wckpt")), vfs.Replace(fs, d.path(".idx"), nil))
+}
+
+// faults of the file systems.
+
+var errFsync = errors.New("input/output error")
+
+// fault decides about every operation on the disks of a node.
+func (n *node) fault(op faultfs.Op) error {
+	if n.dieIn > 0 && !n.dying {
+		if n.dieIn--; n.dieIn == 0 {
+			n.dying = true
+			n.w.trace("%s dies in %s %s", n.id, op.Kind, op.Path)
+		}
+	}
+	switch {
+	case n.dying:
+		return faultfs.ErrCrashed
+	case op.Kind == faultfs.Sync && n.w.client.failNext[n.id]:
+		delete(n.w.client.failNext, n.id)
+		n.failures++
+		n.w.trace("%s: fsync FAILS of %s", n.id, op.Path)
+		return errFsync
+	}
+	return nil
+}
+
+// now is the clock of a node.
+func (n *node) now() time.Time { return time.Unix(1_700_000_000, 0).Add(n.w.now) }

@@ -4,11 +4,12 @@
 // decided by one seed.
 //
 // There is nothing here but tests. What is real: replica.Core, its messages and
-// their binary form, catalog.Apply, its commands and snapshots. What is made up
-// as badly as it may be: disks that drop what was not synced, lists of epochs
-// that survive a crash or do not, a network that delays, drops, repeats and
-// reorders, processes that die and freeze, disks replaced by empty ones, masters
-// that lag behind, and a leader that takes the living for dead and whose
+// their binary form, catalog.Apply, its commands and snapshots, and under every
+// copy the store with its files and ledger. What is made up as badly as it may be:
+// file systems (package faultfs) in which processes die within any operation, with
+// the page cache or without, and in which fsyncs fail; a network that delays,
+// drops, repeats and reorders, processes that freeze, disks replaced by empty ones,
+// masters that lag behind, and a leader that takes the living for dead and whose
 // decisions and answers come late or never.
 //
 // After every event these must hold:
@@ -16,7 +17,9 @@
 //   - the committed bytes of all copies of a volume are the same, and what was
 //     acknowledged is among them, for ever;
 //   - every copy that is in sync by the newest committed entry has, durably, all
-//     that was acknowledged, since each of them may lead next;
+//     that was acknowledged, since each of them may lead next, and a copy claims no
+//     more than what is left of it after any crash;
+//   - whatever a crash leaves, the store opens it, and sets nothing aside;
 //   - no two acknowledgements name the same place;
 //   - a read that the primary answers shows the newest acknowledged state of its
 //     key, or a newer one: what was deleted stays deleted;

@@ -26,7 +26,6 @@ type leader struct {
 type report struct {
 	life   int
 	copies []volume.CopyReport
-	made   map[volume.CopyID]uint64
 }
 
 type heard struct {
@@ -65,8 +64,7 @@ func (l *leader) silent(id volume.NodeID) time.Duration {
 	return 0
 }
 
-// state is what the node of a copy says of it: lost when it speaks of another
-// one or none, "" when it has said nothing yet.
+// state is what the node of a copy says of it, "" when it has said nothing yet.
 func (l *leader) state(id volume.ID, h volume.Holder) volume.CopyState {
 	rep := l.heard[h.Node]
 	if rep == nil {
@@ -76,9 +74,6 @@ func (l *leader) state(id volume.ID, h volume.Holder) volume.CopyState {
 		if c.Volume == id && c.Copy == h.Copy {
 			return c.State
 		}
-	}
-	if _, made := rep.made[h.Copy]; made {
-		return volume.CopyLost
 	}
 	return ""
 }

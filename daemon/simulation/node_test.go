@@ -9,6 +9,8 @@ import (
 
 	"weedd/volume"
 	"weedd/volume/replica"
+	"weedd/volume/store"
+	"weedd/volume/vfs/faultfs"
 )
 
 // How long the runtime of a copy waits, a fifth of what a real one does.
@@ -22,20 +24,22 @@ const (
 
 // node is a volume server: its disks, and while it runs its copies.
 type node struct {
-	w     *world
-	id    volume.NodeID
-	up    bool
-	lives int           // runs of the process so far
-	froze time.Duration // until when it does nothing
-	disks map[volume.ID]*disk
-	// made is every copy id that this node ever made, with the version of the
-	// entry that told it to. It is kept beside the node's id, not on the disks
-	// with the volumes, and is durable before the files are made (rule R6).
-	made    map[volume.CopyID]uint64
-	running map[volume.ID]*run
-	master  *master // whose catalog it watches
+	w      *world
+	id     volume.NodeID
+	up     bool
+	lives  int           // runs of the process so far
+	froze  time.Duration // until when it does nothing
+	disks  map[volume.ID]*disk
+	home   *faultfs.FS // its data directory, which a replaced disk leaves alone
+	ledger *store.Ledger
 
-	remakes bool // a test takes rule R6 out: missing copies are made anew
+	dieIn    int  // operations on its file systems until it dies, 0 for never
+	dying    bool // it died within an event: nothing of it gets out any more
+	failures int  // of fsyncs
+
+	running map[volume.ID]*run
+	lost    map[volume.ID]volume.CopyReport // copies that entries name and that are not here
+	master  *master                         // whose catalog it watches
 }
 
 // after does something on this node, unless it dies first. A frozen node does
@@ -62,14 +66,34 @@ func (n *node) every(d time.Duration, do func()) {
 	})
 }
 
-// start runs the process: it opens what is on disk, and knows nothing else.
+func (w *world) newNode(id volume.NodeID) *node {
+	n := &node{w: w, id: id, disks: map[volume.ID]*disk{}, home: faultfs.New(w.rng.Uint64())}
+	n.home.SetNow(n.now)
+	n.openLedger()
+	n.start()
+	return n
+}
+
+func (n *node) openLedger() {
+	n.home.SetFault(n.fault)
+	l, err := store.OpenLedger(n.home, "/copies")
+	if err != nil && !n.dying {
+		n.w.fail("node %s: %v", n.id, err)
+	}
+	n.ledger = l
+}
+
+// start runs the process: it knows what is on disk, and nothing else. That was
+// opened when the run before it died.
 func (n *node) start() {
 	n.up = true
 	n.lives++
-	n.running = map[volume.ID]*run{}
+	n.running, n.lost = map[volume.ID]*run{}, map[volume.ID]volume.CopyReport{}
 	n.master = n.w.masters[n.w.rng.IntN(len(n.w.masters))]
 	for _, id := range slices.Sorted(maps.Keys(n.disks)) {
-		n.open(id)
+		if v := n.disks[id].volume(); v != nil && !v.Foreign() {
+			n.run(v)
+		}
 	}
 	n.w.trace("%s starts", n.id)
 	n.every(20*ms, n.tick)
@@ -77,33 +101,61 @@ func (n *node) start() {
 	n.every(40*ms, n.watch)
 }
 
-// crash kills the process, and with it whatever its disks had not synced.
-func (n *node) crash() {
-	n.w.trace("%s dies", n.id)
+// crash kills the process, and perhaps the machine, and with that whatever its
+// disks had not synced. What is left is opened at once, for others to look at;
+// that may be cut short as well, and done again.
+func (n *node) crash() { n.die(n.w.chance(0.6), func() uint64 { return 1 + n.w.rng.Uint64N(1<<60) }) }
+
+// powerCut crashes the machine; nothing is left that was not synced.
+func (n *node) powerCut() { n.die(true, func() uint64 { return 0 }) }
+
+func (n *node) die(power bool, seed func() uint64) {
 	n.up = false
 	n.running = map[volume.ID]*run{}
-	for _, id := range slices.Sorted(maps.Keys(n.disks)) {
-		n.disks[id].crash(n.w.rng)
+	restarted := func(fs *faultfs.FS) *faultfs.FS {
+		if power {
+			return fs.Crash(seed())
+		}
+		return fs.Kill()
+	}
+	n.w.trace("%s dies, power cut: %v", n.id, power)
+	n.dieIn = 0
+	if n.w.chance(0.2) {
+		n.dieSoon(40)
+	}
+	for again := true; again; again, n.dieIn = n.dying, 0 {
+		n.dying = false
+		n.home = restarted(n.home)
+		n.openLedger()
+		for _, id := range slices.Sorted(maps.Keys(n.disks)) {
+			if d := n.disks[id]; !n.dying {
+				d.fs = restarted(d.fs)
+				d.open()
+			}
+		}
 	}
 }
 
-func (n *node) open(id volume.ID) *run {
-	d := n.disks[id]
-	r := &run{node: n, id: id, disk: d, self: volume.Holder{Node: n.id, Copy: d.copy}, links: map[volume.Holder]*session{}, asking: map[volume.AskKind]bool{}}
-	st := replica.CoreState{Epochs: slices.Clone(d.epochs), End: d.end(), Durable: int64(d.synced), Committed: d.committed}
-	if p := d.prepared; p != nil {
-		sum := checksumOf(p.data)
-		st.Prepared = &replica.Prepared{Compaction: p.what, Length: int64(len(p.data)), Checksum: sum}
+// dieSoon lets the process die within some operation on its disks.
+func (n *node) dieSoon(operations int) { n.dieIn = 1 + n.w.rng.IntN(operations) }
+
+// buried crashes the nodes that died within the last event.
+func (w *world) buried() {
+	for _, n := range w.nodes {
+		if n.dying {
+			n.crash()
+			w.after(w.between(10*ms, 600*ms), n.revive)
+		}
 	}
-	r.core = replica.NewCore(r.self, id, st)
-	if d.failed {
-		r.core.Fail(errFsync)
-	}
+}
+
+func (n *node) run(v *store.Volume) *run {
+	id := v.ID()
+	r := &run{node: n, id: id, disk: n.disks[id], log: v, self: volume.Holder{Node: n.id, Copy: v.CopyID()}, links: map[volume.Holder]*session{}, asking: map[question]bool{}}
+	r.core = replica.Recover(r.self, id, v)
 	n.running[id] = r
 	return r
 }
-
-var errFsync = errors.New("fsync failed")
 
 // watch learns from the catalog of the node's master, however old that is.
 func (n *node) watch() {
@@ -118,50 +170,111 @@ func (n *node) watch() {
 	}
 }
 
-// obey takes an entry that is committed, though perhaps not the newest: it makes
-// the copy that the entry wants here, if it may, and tells the copy that is here.
+// obey takes an entry that is committed, though perhaps not the newest, as
+// package server does: it makes the copy that the entry wants here, if it may, and
+// tells the copy that is here.
 func (n *node) obey(e volume.Entry) {
 	h, inSync, named := e.Holder(n.id)
-	r := n.running[e.Volume]
-	if named && (r == nil || r.self != h) && n.mayMake(e, h, inSync, r) {
-		n.made[h.Copy] = e.Version
-		n.w.trace("%s makes copy %d of v%d", n.id, h.Copy, e.Volume)
-		if r != nil {
-			r.over = true
-		}
-		n.disks[e.Volume] = newDisk(h.Copy)
-		r = n.open(e.Volume)
+	switch d := n.disks[e.Volume]; {
+	case named && !d.holds(h.Copy):
+		n.missing(e, h, inSync)
+	default:
+		delete(n.lost, e.Volume)
+		n.learn(e)
 	}
-	if r != nil {
+}
+
+func (n *node) learn(e volume.Entry) {
+	if r := n.running[e.Volume]; r != nil {
 		r.learn(e)
 	}
 }
 
-// mayMake is rule R6: files are made only for a new volume or a joining copy, and
+// missing is rule R6: files are made only for a new volume or a joining copy, and
 // only once for each copy id. A copy that is here gives way only to one that an
 // entry newer than its own making names.
-func (n *node) mayMake(e volume.Entry, h volume.Holder, inSync bool, there *run) bool {
-	if n.remakes && there == nil {
-		return true
+func (n *node) missing(e volume.Entry, h volume.Holder, inSync bool) {
+	made := n.ledger.Made(e.Volume, h.Copy)
+	if was := n.lost[e.Volume]; was.Copy == h.Copy && (was.State == volume.CopyLost || made) {
+		return
 	}
-	_, before := n.made[h.Copy]
+	lose := func(s volume.CopyState) {
+		n.lost[e.Volume] = volume.CopyReport{Volume: e.Volume, Copy: h.Copy, State: s}
+	}
+	v := n.disks[e.Volume].volume()
 	switch {
-	case before, inSync && e.State != volume.StateNew:
-		return false
-	case there != nil:
-		return e.Version > n.made[there.self.Copy] && e.Version >= there.core.Entry().Version && e.Epoch >= there.core.Epoch()
+	case inSync && e.State != volume.StateNew, made:
+		lose(volume.CopyLost)
+		n.learn(e)
+		return
+	case v != nil && len(v.Epochs()) > 0 && v.Epochs()[len(v.Epochs())-1].Epoch > e.Epoch:
+		return
 	}
-	return true
+	switch fresh, err := n.make(e, h); {
+	case n.dying, errors.Is(err, volume.ErrStale):
+	case err != nil:
+		n.w.trace("%s does not make copy %d of v%d: %v", n.id, h.Copy, e.Volume, err)
+		lose(volume.CopyFailed)
+	default:
+		n.w.trace("%s makes copy %d of v%d", n.id, h.Copy, e.Volume)
+		delete(n.lost, e.Volume)
+		n.run(fresh).learn(e)
+	}
+}
+
+// make makes the files of a copy, once it is in the ledger, and sets aside what is
+// in their place.
+func (n *node) make(e volume.Entry, h volume.Holder) (*store.Volume, error) {
+	if err := n.ledger.Make(e.Volume, h.Copy, e.Version); err != nil {
+		return nil, err
+	}
+	n.close(e.Volume)
+	d := n.disks[e.Volume]
+	if d == nil {
+		d = n.newDisk(e.Volume)
+		n.disks[e.Volume] = d
+	}
+	if d.store == nil {
+		return nil, errFsync
+	}
+	ours, _ := d.store.Here(e.Volume)
+	for _, old := range ours {
+		if err := d.store.SetAsideCopy(e.Volume, old, "replaced"); err != nil {
+			return nil, err
+		}
+	}
+	d.agreed, d.kept, d.spoiled = 0, 0, false
+	return d.store.Create(e.Volume, e.Spec, h.Copy)
+}
+
+// close ends what runs of a volume.
+func (n *node) close(id volume.ID) {
+	if r := n.running[id]; r != nil {
+		r.over = true
+		delete(n.running, id)
+	}
 }
 
 // beat reports to the leader, which answers with orders.
 func (n *node) beat() {
-	rep := report{life: n.lives, made: maps.Clone(n.made)}
+	rep := report{life: n.lives}
 	for _, id := range slices.Sorted(maps.Keys(n.running)) {
-		r := n.running[id]
-		rep.copies = append(rep.copies, volume.CopyReport{Volume: id, Copy: r.self.Copy, State: copyState(r.core), Epoch: r.core.Epoch()})
+		if _, lost := n.lost[id]; !lost {
+			r := n.running[id]
+			rep.copies = append(rep.copies, volume.CopyReport{Volume: id, Copy: r.self.Copy, State: copyState(r.core), Epoch: r.core.Epoch()})
+		}
 	}
-	n.w.carry(n.id, "", func() { n.w.lead.hear(n, rep) })
+	for _, id := range slices.Sorted(maps.Keys(n.lost)) {
+		rep.copies = append(rep.copies, n.lost[id])
+	}
+	n.carry("", func() { n.w.lead.hear(n, rep) })
+}
+
+// carry brings something from this node to a place, if it gets there.
+func (n *node) carry(to volume.NodeID, arrive func()) {
+	if !n.dying {
+		n.w.carry(n.id, to, arrive)
+	}
 }
 
 func copyState(c *replica.Core) volume.CopyState {
@@ -183,7 +296,7 @@ func (n *node) tick() {
 func (n *node) send(to volume.NodeID, id volume.ID, from volume.Holder, m replica.Message) {
 	header, payload := m.Frame()
 	frame := slices.Concat(header, payload)
-	n.w.carry(n.id, to, func() {
+	n.carry(to, func() {
 		var got replica.Message
 		if err := got.Unframe(slices.Clone(frame)); err != nil {
 			n.w.fail("unframe a %s: %v", m.Kind, err)
@@ -205,6 +318,7 @@ type run struct {
 	id   volume.ID
 	self volume.Holder
 	disk *disk
+	log  *store.Volume
 	core *replica.Core
 	over bool // another copy has taken its place
 
@@ -212,15 +326,22 @@ type run struct {
 	follows volume.NodeID // the primary followed
 
 	building  uint64        // which of its builds is under way; 0 for none
+	finishing bool          // new files are to be finished
 	compacted time.Duration // since when a compaction is led
 
 	jobs    []job // changes of the log, one at a time
 	working bool
 	links   map[volume.Holder]*session
-	asking  map[volume.AskKind]bool
+	asking  map[question]bool
 	retried time.Duration
 	writes  []*op // appended, waiting for the commit
 	reads   []*read
+}
+
+// question is put to the leader once at a time.
+type question struct {
+	kind  volume.AskKind
+	epoch volume.Epoch
 }
 
 // job is one change of the log, in steps between which the process may die. A
@@ -267,24 +388,14 @@ func (r *run) work() {
 	})
 }
 
-// fsync syncs what the log holds now. When it fails, the copy has failed, and
-// the operating system will say that all is well from then on (rule R5).
-func (r *run) fsync() bool {
-	if r.disk.failed {
-		return false
+// failed tells the core if the log takes no more writes, and reports whether err is
+// one.
+func (r *run) failed(err error) bool {
+	if err != nil && r.log.Failed() != nil {
+		r.trace("FAILS: %v", err)
+		r.core.Fail(err)
 	}
-	w := r.node.w
-	if w.client.failNext[r.node.id] {
-		delete(w.client.failNext, r.node.id)
-		r.disk.failed = true
-		r.trace("fsync FAILS at %d of %d", r.disk.synced, r.disk.end())
-		r.core.Fail(errFsync)
-		r.core.Synced(r.disk.end()) // a second try succeeds and has written nothing
-		r.core.Followed(r.disk.end(), r.disk.end(), 0)
-		return false
-	}
-	r.disk.sync(len(r.disk.data))
-	return true
+	return err != nil
 }
 
 func (r *run) learn(e volume.Entry) {
@@ -300,9 +411,7 @@ func (r *run) effects() {
 		case replica.AskLeader:
 			r.ask(e.Ask)
 		case replica.CommitAdvanced:
-			if r.node.w.chance(0.1) {
-				r.disk.committed = min(e.Committed, int64(r.disk.synced)) // a checkpoint
-			}
+			r.publish(e.Committed)
 		case replica.Depose:
 			r.trace("deposed with %d writes open", len(r.writes))
 			r.writes, r.reads = nil, nil
@@ -322,35 +431,40 @@ func (r *run) effects() {
 	}
 }
 
-func (r *run) enter(e replica.EnterEpoch) job {
-	return job{
-		r.fsync,
-		func() bool {
-			if r.disk.failed {
-				return false
-			}
-			r.disk.setEpochs(append(slices.Clip(r.disk.epochs), volume.EpochStart(e)))
-			return true
-		},
-		func() bool {
-			r.disk.syncEpochs()
-			r.trace("enters epoch %d at %d", e.Epoch, e.Start)
-			r.core.Synced(int64(r.disk.synced))
-			r.core.Entered(e.Epoch)
-			return true
-		},
+// publish shows records, and now and then notes how far that is.
+func (r *run) publish(committed int64) {
+	r.log.Publish(committed)
+	switch p := r.node.w.rng.IntN(20); {
+	case p == 0:
+		r.failed(r.log.Checkpoint())
+	case p < 4:
+		r.failed(r.log.Flush())
 	}
 }
 
+func (r *run) enter(e replica.EnterEpoch) job {
+	return job{func() bool {
+		durable, err := e.Apply(r.log)
+		if r.failed(err) {
+			return false
+		}
+		r.trace("enters epoch %d at %d", e.Epoch, e.Start)
+		r.core.Synced(durable)
+		r.core.Entered(e.Epoch)
+		return true
+	}}
+}
+
 func (r *run) ask(a volume.Ask) {
-	if r.asking[a.Kind] {
+	q := question{a.Kind, a.Epoch}
+	if r.asking[q] {
 		return
 	}
-	r.asking[a.Kind] = true
+	r.asking[q] = true
 	r.trace("asks to %s %v at epoch %d", a.Kind, a.Copies, a.Epoch)
 	w, n := r.node.w, r.node
-	n.after(askAgain, func() { delete(r.asking, a.Kind) }) // the outcome stays open
-	w.carry(n.id, "", func() {
+	n.after(askAgain, func() { delete(r.asking, q) }) // the outcome stays open
+	n.carry("", func() {
 		w.lead.answer(a, func(e volume.Entry) {
 			w.carry("", n.id, func() {
 				n.after(0, func() {
@@ -380,8 +494,9 @@ func (r *run) pump() {
 		if !s.attached {
 			continue
 		}
-		for s.next < r.disk.end() {
-			r.batch(h, s, r.disk.data[s.next:min(s.next+6*recordSize, r.disk.end())])
+		for end := r.log.End(); s.next < end; {
+			seen, _ := r.disk.data()
+			r.batch(h, s, front(seen[s.next:end], 6))
 		}
 		if r.core.BarrierSeq() > s.sent {
 			r.batch(h, s, nil)
@@ -390,6 +505,16 @@ func (r *run) pump() {
 			r.node.send(h.Node, r.id, r.self, m)
 		}
 	}
+}
+
+// front is the first few records of a log.
+func front(log []byte, few int) []byte {
+	end := int64(0)
+	for ; few > 0 && end < int64(len(log)); few-- {
+		_, length := parse(log[end:])
+		end += length
+	}
+	return log[:end]
 }
 
 func (r *run) hello(to volume.Holder) {
@@ -437,7 +562,11 @@ func (r *run) answer(from volume.Holder, m replica.Message) {
 	}
 	switch m.Kind {
 	case replica.KindWelcome:
-		sum, _ := checksum(r.disk, m.End)
+		sum, err := r.log.Checksum(m.End)
+		if err != nil {
+			r.core.Detached(from, m.Stream) // it can vouch for nothing
+			return
+		}
 		r.core.Welcomed(from, m, sum == m.Checksum)
 		if s != nil && s.stream == m.Stream && !s.attached && sum == m.Checksum && r.core.Leading() {
 			s.attached, s.next = true, m.End
@@ -458,25 +587,10 @@ func (r *run) answer(from volume.Holder, m replica.Message) {
 	}
 }
 
-// checksum stands for a CRC of the first end bytes.
-func checksum(d *disk, end int64) (uint32, bool) {
-	if end > d.end() {
-		return 0, false
-	}
-	return checksumOf(d.data[:end]), true
-}
-
-func checksumOf(data []byte) uint32 {
-	sum := uint32(1)
-	for _, b := range data {
-		sum = sum*31 + uint32(b)
-	}
-	return sum
-}
-
-// adopt is a follower's way into a stream, step by step.
+// adopt is a follower's way into a stream.
 func (r *run) adopt(from volume.Holder, m replica.Message) job {
 	var plan replica.Adopt
+	var sum uint32
 	return job{
 		func() bool {
 			var refusal *replica.Message
@@ -485,19 +599,20 @@ func (r *run) adopt(from volume.Holder, m replica.Message) job {
 				return false
 			}
 			if plan.Cut >= 0 {
-				r.trace("cuts %d to %d to follow %s in epoch %d", r.disk.end(), plan.Cut, from.Node, m.Entry.Epoch)
-				r.disk.cut(plan.Cut)
+				r.trace("cuts %d to %d to follow %s in epoch %d", r.log.End(), plan.Cut, from.Node, m.Entry.Epoch)
 			}
 			return true
 		},
-		r.fsync,
-		func() bool { r.disk.setEpochs(plan.Epochs); return !r.disk.failed },
 		func() bool {
-			r.disk.syncEpochs()
-			r.core.Adopted(plan.Stream, r.disk.end())
+			var err error
+			sum, _, err = plan.Apply(r.log)
+			r.disk.shortened(r.log.End())
+			return !r.failed(err)
+		},
+		func() bool {
+			r.core.Adopted(plan.Stream, r.log.End())
 			r.known, r.follows = m.To, from.Node
-			sum, _ := checksum(r.disk, r.disk.end())
-			r.node.send(from.Node, r.id, m.To, replica.Message{Kind: replica.KindWelcome, Stream: plan.Stream, End: r.disk.end(), Checksum: sum})
+			r.node.send(from.Node, r.id, m.To, replica.Message{Kind: replica.KindWelcome, Stream: plan.Stream, End: r.log.End(), Checksum: sum})
 			return true
 		},
 	}
@@ -508,22 +623,30 @@ func (r *run) follow(from volume.Holder, m replica.Message) job {
 	return job{
 		func() bool {
 			if err := r.core.OnBatch(m); err != nil {
-				if m.Offset > r.disk.end() {
+				if m.Offset > r.log.End() {
 					r.core.Unfollowed(m.Stream) // one before it was lost: the link is of no more use
 				}
 				return false
 			}
-			r.disk.append(m.Bytes)
-			return true
+			if len(m.Bytes) == 0 {
+				return true
+			}
+			if err := r.log.Append(m.Bytes); !r.failed(err) {
+				return true
+			} else if r.log.Failed() == nil {
+				r.node.w.fail("%s does not take a batch: %v", r, err)
+			}
+			return false
 		},
 		func() bool {
-			if len(m.Bytes) > 0 && !r.fsync() {
+			durable, err := r.log.Sync()
+			if r.failed(err) {
 				return false
 			}
 			following, ok := r.core.Following()
-			r.core.Followed(r.disk.end(), int64(r.disk.synced), m.Committed)
+			r.core.Followed(r.log.End(), durable, m.Committed)
 			if ok && following == m.Stream {
-				r.node.send(from.Node, r.id, r.known, replica.Message{Kind: replica.KindAck, Stream: m.Stream, Seq: m.Seq, Durable: int64(r.disk.synced)})
+				r.node.send(from.Node, r.id, r.known, replica.Message{Kind: replica.KindAck, Stream: m.Stream, Seq: m.Seq, Durable: durable})
 			}
 			return true
 		},

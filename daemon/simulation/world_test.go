@@ -72,9 +72,7 @@ func newWorld(seed uint64, nodes int, f faults) *world {
 		w.masters = append(w.masters, &master{w: w, name: fmt.Sprintf("m%d", i)})
 	}
 	for i := range nodes {
-		n := &node{w: w, id: volume.NodeID('a' + rune(i)), disks: map[volume.ID]*disk{}, made: map[volume.CopyID]uint64{}}
-		w.nodes = append(w.nodes, n)
-		n.start()
+		w.nodes = append(w.nodes, w.newNode(volume.NodeID('a'+rune(i))))
 	}
 	w.commit(catalog.Command{Found: &catalog.Found{Cluster: "sim"}})
 	w.every(40*ms, w.lead.tick)
@@ -145,6 +143,7 @@ func (w *world) step() bool {
 	e := heap.Pop(&w.queue).(event)
 	w.now = e.at
 	e.do()
+	w.buried()
 	w.check()
 	return w.broken == nil
 }
