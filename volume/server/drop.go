@@ -110,7 +110,7 @@ func (s *Server) drop(ctx context.Context, d volume.Drop) error {
 		end = s.putAside(errFound)
 	case !d.Deleted:
 		version, err = s.spare(ctx, d, v)
-		if err != nil && !errors.Is(err, errOther) {
+		if err != nil && !OtherBytes(err) {
 			return err
 		}
 		if err != nil {
@@ -174,79 +174,115 @@ func (s *Server) reportGone(id volume.ID) {
 	s.wake()
 }
 
-// spare makes sure that the copy v can be spared: the catalog, as it is now, at
-// the order's epoch or later, does not list it, and as many in-sync copies as
-// the placement asks for say, now, that they are at that epoch and have its
-// bytes. It returns the version of the entry that said so, also with errOther.
+// spare makes sure that the copy v can be spared, by the catalog as it is now and by
+// what the copies that stay say now. It returns the version of the entry that it
+// went by, also with errOther.
 func (s *Server) spare(ctx context.Context, d volume.Drop, v *store.Volume) (version uint64, err error) {
 	e, _, err := s.opts.Master.Locate(ctx, d.Volume, 0)
 	if err != nil {
 		return 0, fmt.Errorf("ask for the entry: %w", err)
 	}
-	generation, committed := uint32(0), v.Committed()
+	mine := Verification{Committed: v.Committed()}
 	if r := s.copy(d.Volume); r != nil {
 		if known := r.Entry(); known.Version > e.Version {
 			e = known
 		}
-		generation = r.Report().Generation
+		mine.Generation = r.Report().Generation
 	}
-	h, _, named := e.Holder(s.opts.Node)
+	mine.At = mine.Committed
+	if mine.Checksum, err = v.Checksum(mine.At); err != nil && !errors.Is(err, volume.ErrCorrupt) { // damaged bytes are no others' either way
+		return 0, fmt.Errorf("checksum of its first %d bytes: %w", mine.At, err)
+	}
+	sparing, err := NewSparing(d, s.opts.Node, e, mine)
+	if err != nil {
+		return 0, err
+	}
+	for _, h := range sparing.Ask() {
+		got, err := s.verifyAt(ctx, d.Volume, h, mine.At)
+		sparing.Heard(h, got, err)
+	}
+	return e.Version, sparing.Verdict()
+}
+
+func (s *Server) verifyAt(ctx context.Context, id volume.ID, h volume.Holder, at int64) (Verification, error) {
+	n, err := s.node(ctx, id, h.Node)
+	if err != nil {
+		return Verification{}, err
+	}
+	return s.opts.Remote.Verify(ctx, n, id, h.Copy, at)
+}
+
+// Sparing decides whether a node may delete a copy of its own (rule R14): the
+// catalog, at the order's epoch or later, does not list it, and as many in-sync
+// copies as the placement asks for say, now, that they are at that epoch and have
+// its bytes. It does no I/O, and is not safe for concurrent use.
+type Sparing struct {
+	want   Verification
+	ask    []volume.Holder
+	need   int // more copies that must have the bytes
+	others int // of those that answered, with other bytes
+	errs   []error
+}
+
+// NewSparing begins to decide on the order d to node self, by the newest entry
+// known; mine is what the copy there has, all of its committed bytes. An error says
+// that it may not be deleted now, whatever others say.
+func NewSparing(d volume.Drop, self volume.NodeID, e volume.Entry, mine Verification) (*Sparing, error) {
+	h, _, named := e.Holder(self)
 	need := e.Spec.Placement.Copies()
 	switch {
 	case e.Epoch < d.Epoch:
-		return 0, fmt.Errorf("%w: the newest entry known is of epoch %d", volume.ErrStale, e.Epoch)
+		return nil, fmt.Errorf("%w: the newest entry known is of epoch %d", volume.ErrStale, e.Epoch)
 	case named && h.Copy == d.Copy:
-		return 0, fmt.Errorf("%w: the entry of epoch %d names it", volume.ErrStale, e.Epoch)
+		return nil, fmt.Errorf("%w: the entry of epoch %d names it", volume.ErrStale, e.Epoch)
 	case len(e.InSync) < need:
-		return 0, fmt.Errorf("%w: %d copies in sync, %d wanted", volume.ErrUnavailable, len(e.InSync), need)
+		return nil, fmt.Errorf("%w: %d copies in sync, %d wanted", volume.ErrUnavailable, len(e.InSync), need)
 	}
-	sum, err := v.Checksum(committed)
-	if err != nil && !errors.Is(err, volume.ErrCorrupt) { // damaged bytes are no others' either way
-		return 0, fmt.Errorf("checksum of its first %d bytes: %w", committed, err)
-	}
-	want := Verification{Epoch: d.Epoch, Generation: generation, Committed: committed, At: committed, Checksum: sum}
-	var errs []error
-	others := 0
+	s := &Sparing{want: mine, need: need}
+	s.want.Epoch = d.Epoch
 	for _, keep := range d.Keep {
-		if keep.Node == s.opts.Node || !slices.Contains(e.InSync, keep) {
-			continue
+		if keep.Node != self && slices.Contains(e.InSync, keep) {
+			s.ask = append(s.ask, keep)
 		}
-		err := s.hasAll(ctx, d.Volume, keep, want)
-		switch {
-		case errors.Is(err, errOther):
-			others++
-		case err == nil:
-			need--
-			continue
-		}
-		errs = append(errs, err)
 	}
-	switch {
-	case need > 0 && others >= need:
-		return e.Version, errors.Join(errs...)
-	case need > 0:
-		return 0, fmt.Errorf("%w: %d more copies must have its bytes: %w", volume.ErrUnavailable, need, errors.Join(errs...))
-	}
-	return e.Version, nil
+	return s, nil
 }
 
-// hasAll asks another copy whether it has what want says, at least. One of another
-// generation cannot be compared, and is errOther: the copy here may have missed a
+// Ask lists the copies to be asked what they have below the committed length.
+func (s *Sparing) Ask() []volume.Holder { return s.ask }
+
+// Heard takes what one of them said, or why it did not. One of another generation
+// cannot be compared, and has other bytes: the copy here may have missed a
 // compaction, or be one of another cluster that has the same number.
-func (s *Server) hasAll(ctx context.Context, id volume.ID, h volume.Holder, want Verification) error {
-	n, err := s.node(ctx, id, h.Node)
-	if err != nil {
-		return err
+func (s *Sparing) Heard(h volume.Holder, got Verification, err error) {
+	want := s.want
+	switch {
+	case err != nil:
+		err = fmt.Errorf("node %s: %w", h.Node, err)
+	case got.Epoch >= want.Epoch && (got.Generation != want.Generation || got.At == want.At && got.Committed >= want.Committed && got.Checksum != want.Checksum):
+		s.others++
+		err = fmt.Errorf("%w: node %s has %+v, wanted %+v", errOther, h.Node, got, want)
+	case got.Epoch < want.Epoch || got.Committed < want.Committed || got.At != want.At:
+		err = fmt.Errorf("%w: node %s has %+v, wanted %+v", volume.ErrStale, h.Node, got, want)
+	default:
+		s.need--
+		return
 	}
-	got, err := s.opts.Remote.Verify(ctx, n, id, h.Copy, want.At)
-	if err != nil {
-		return fmt.Errorf("node %s: %w", h.Node, err)
-	}
-	if got.Epoch >= want.Epoch && (got.Generation != want.Generation || got.At == want.At && got.Committed >= want.Committed && got.Checksum != want.Checksum) {
-		return fmt.Errorf("%w: node %s has %+v, wanted %+v", errOther, h.Node, got, want)
-	}
-	if got.Epoch < want.Epoch || got.Generation != want.Generation || got.Committed < want.Committed || got.At != want.At || got.Checksum != want.Checksum {
-		return fmt.Errorf("%w: node %s has %+v, wanted %+v", volume.ErrStale, h.Node, got, want)
+	s.errs = append(s.errs, err)
+}
+
+// Verdict is nil if the copy may be deleted. OtherBytes tells of its error whether
+// the copy is to be kept aside; after any other the order waits.
+func (s *Sparing) Verdict() error {
+	switch {
+	case s.need > 0 && s.others >= s.need:
+		return errors.Join(s.errs...)
+	case s.need > 0:
+		return fmt.Errorf("%w: %d more copies must have its bytes: %v", volume.ErrUnavailable, s.need, errors.Join(s.errs...))
 	}
 	return nil
 }
+
+// OtherBytes reports whether a Verdict says that enough copies are well, and have
+// other bytes than the one to be deleted.
+func OtherBytes(err error) bool { return errors.Is(err, errOther) }
