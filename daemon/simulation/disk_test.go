@@ -230,6 +230,7 @@ func (n *node) fault(op faultfs.Op) error {
 	case op.Kind == faultfs.Sync && n.w.client.failNext[n.id]:
 		delete(n.w.client.failNext, n.id)
 		n.failures++
+		n.mishap = n.w.now
 		n.w.trace("%s: fsync FAILS of %s", n.id, op.Path)
 		return errFsync
 	}

@@ -4,8 +4,9 @@
 // decided by one seed.
 //
 // There is nothing here but tests. What is real: replica.Core, its messages and
-// their binary form, catalog.Apply, its commands and snapshots, and under every
-// copy the store with its files and ledger. What is made up as badly as it may be:
+// their binary form, catalog.Apply, its commands and snapshots, what decides that a
+// copy may be dropped (placement.Drops, server.Sparing), and under every copy the
+// store with its files and ledger. What is made up as badly as it may be:
 // file systems (package faultfs) in which processes die within any operation, with
 // the page cache or without, and in which fsyncs fail; a network that delays,
 // drops, repeats and reorders, processes that freeze, disks replaced by empty ones,
@@ -24,13 +25,15 @@
 //   - a read that the primary answers shows the newest acknowledged state of its
 //     key, or a newer one: what was deleted stays deleted;
 //   - no key is handed out twice;
+//   - a copy is dropped only if the newest entry does not name it, and as many others
+//     as the placement asks for have what is committed in it;
 //   - when a compaction is decided, every copy in sync has the new files durably,
 //     and they hold all that was ever committed; what is committed to the old files
 //     after that is a failure. Reads are compared by the order in which records
 //     were committed, as offsets change.
 //
 // At the end of every run all faults are mended, and the copies must become
-// equal by themselves.
+// equal by themselves, and none be left that nobody wants.
 //
 //	go test ./daemon/simulation -sim.seeds 5000          more seeds
 //	go test ./daemon/simulation -sim.seed 17 -v          one seed, with its trace on failure

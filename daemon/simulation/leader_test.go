@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"weedd/cluster/catalog"
+	"weedd/cluster/placement"
 	"weedd/volume"
 )
 
@@ -42,11 +43,21 @@ func (l *leader) hear(n *node, rep report) {
 		return
 	}
 	l.heard[n.id] = &heard{rep, l.w.now}
-	volumes := l.w.catalog().Volumes()
+	cat := l.w.catalog()
+	var strays []placement.Stray
+	for _, c := range rep.copies {
+		if h, _, named := l.w.entry(c.Volume).Holder(n.id); !named || h.Copy != c.Copy {
+			strays = append(strays, placement.Stray{Node: n.id, Report: &c, Deleted: cat.Deleted(c.Volume)})
+		}
+	}
+	drops := placement.Drops(strays, cat.Volume)
 	l.w.carry("", n.id, func() {
 		n.after(0, func() {
-			for _, e := range volumes {
+			for _, e := range cat.Volumes() {
 				n.obey(*e)
+			}
+			for _, d := range drops {
+				n.drop(d)
 			}
 		})
 	})

@@ -33,9 +33,10 @@ type node struct {
 	home   *faultfs.FS // its data directory, which a replaced disk leaves alone
 	ledger *store.Ledger
 
-	dieIn    int  // operations on its file systems until it dies, 0 for never
-	dying    bool // it died within an event: nothing of it gets out any more
-	failures int  // of fsyncs
+	dieIn    int           // operations on its file systems until it dies, 0 for never
+	dying    bool          // it died within an event: nothing of it gets out any more
+	failures int           // of fsyncs
+	mishap   time.Duration // when its disk was replaced or failed last
 
 	running map[volume.ID]*run
 	lost    map[volume.ID]volume.CopyReport // copies that entries name and that are not here
@@ -327,6 +328,7 @@ type run struct {
 
 	building  uint64        // which of its builds is under way; 0 for none
 	finishing bool          // new files are to be finished
+	dropping  bool          // an order to drop it is being looked at
 	compacted time.Duration // since when a compaction is led
 
 	jobs    []job // changes of the log, one at a time

@@ -46,7 +46,7 @@ func TestSeeds(t *testing.T) {
 		base, n = *seedFlag, 1
 	}
 	t.Logf("seeds %d to %d", base, base+uint64(n)-1)
-	var next, acks, waiting, compactions atomic.Int64
+	var next, acks, waiting, compactions, drops atomic.Int64
 	var workers sync.WaitGroup
 	for range 2 {
 		workers.Go(func() {
@@ -59,11 +59,12 @@ func TestSeeds(t *testing.T) {
 				acks.Add(int64(w.acks))
 				waiting.Add(int64(stuck))
 				compactions.Add(int64(w.compactions))
+				drops.Add(int64(w.drops))
 			}
 		})
 	}
 	workers.Wait()
-	t.Logf("%d writes acknowledged; %d compactions; %d volumes ended without a copy that may lead", acks.Load(), compactions.Load(), waiting.Load())
+	t.Logf("%d writes acknowledged; %d compactions; %d surplus copies dropped; %d volumes ended without a copy that may lead", acks.Load(), compactions.Load(), drops.Load(), waiting.Load())
 }
 
 // A seed that failed is of use only if it fails again.
@@ -178,7 +179,7 @@ func (w *world) replaceDisk(n *node) {
 		n.crash()
 	}
 	w.trace("%s gets an empty disk", n.id)
-	n.disks = map[volume.ID]*disk{}
+	n.disks, n.mishap = map[volume.ID]*disk{}, w.now
 	w.after(w.between(10*ms, 600*ms), n.revive)
 }
 
@@ -214,6 +215,7 @@ func (w *world) mend() (stuck int) {
 		}
 		stuck++
 	}
+	w.noStrays()
 	return stuck
 }
 

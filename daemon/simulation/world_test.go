@@ -57,6 +57,7 @@ type world struct {
 	acks   int
 
 	compactions int
+	drops       int
 }
 
 type link struct{ from, to volume.NodeID }
