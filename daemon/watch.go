@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"net"
 	"net/http"
@@ -134,9 +135,14 @@ func (d *Daemon) answers(ctx context.Context, timeout time.Duration) bool {
 	if d.volume != nil {
 		listeners = append(listeners, d.volume.listener)
 	}
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	scheme := "http"
+	if d.cfg.TLS.Cert != "" {
+		scheme = "https"
+	}
+	// The certificate is for the names that clients use, and this is no client.
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
 	for _, l := range listeners {
-		if err := healthy(ctx, client, l); err != nil {
+		if err := healthy(ctx, client, scheme, l); err != nil {
 			d.log.Error("a port of this node does not answer; the watchdog is not fed", "port", l.Addr(), "err", err)
 			return false
 		}
@@ -144,7 +150,7 @@ func (d *Daemon) answers(ctx context.Context, timeout time.Duration) bool {
 	return true
 }
 
-func healthy(ctx context.Context, client *http.Client, l net.Listener) error {
+func healthy(ctx context.Context, client *http.Client, scheme string, l net.Listener) error {
 	host, port, err := net.SplitHostPort(l.Addr().String())
 	if err != nil {
 		return fmt.Errorf("own address: %w", err)
@@ -152,7 +158,7 @@ func healthy(ctx context.Context, client *http.Client, l net.Listener) error {
 	if ip := net.ParseIP(host); ip == nil || ip.IsUnspecified() {
 		host = "localhost"
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(host, port)+"/healthz", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+"://"+net.JoinHostPort(host, port)+"/healthz", nil)
 	if err != nil {
 		return fmt.Errorf("own address: %w", err)
 	}
