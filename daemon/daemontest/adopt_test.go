@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -213,4 +214,53 @@ func noNewIDs(t *testing.T, c *daemontest.Cluster, adopted []volume.ID) {
 		}
 		wantRead(t, c.Nodes[0], fid, "new")
 	}
+}
+
+// Files end by their time to live, and a volume of which all have ended is dropped
+// through the catalog; one in which something lives stays. The files are of
+// SeaweedFS, and old: so no clock has to be moved.
+func TestVolumesEndByTheirTimeToLive(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	now := int(time.Now().Unix() - 1700000000)
+	for id, files := range map[volume.ID][]seaweedFile{
+		70: {{key: 1, at: now - 7300, data: "one"}, {key: 2, at: now - 7200, data: "two"}},
+		71: {{key: 1, at: now - 7200, data: "one"}, {key: 2, at: now, data: "two"}},
+	} {
+		seaweedVolume(t, dir, id, 0, files...)
+		f, err := os.OpenFile(filepath.Join(dir, id.String()+".dat"), os.O_RDWR, 0)
+		if err == nil {
+			_, err = f.WriteAt([]byte{1, 2}, 2) // an hour
+		}
+		if err := errors.Join(err, f.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := daemontest.Start(t, 1, func(i int, cfg *config.Config) { cfg.Volume.Disks = []config.Disk{{Path: dir, Max: 60}} })
+	n := c.Nodes[0]
+	c.Await("the volume whose time is over is deleted, the other adopted", func() error {
+		v, err := c.View()
+		if err == nil {
+			err = adoptedWhole(v, 71)
+		}
+		if err != nil {
+			return err
+		}
+		if slices.ContainsFunc(v.Volumes, func(v cluster.ViewVolume) bool { return v.Entry.Volume == 70 }) {
+			return errors.New("the catalog has it")
+		}
+		if left, err := filepath.Glob(filepath.Join(dir, "70.*")); err != nil || len(left) > 0 {
+			return fmt.Errorf("left: %v %v", left, err)
+		}
+		if status, body, err := n.Master(http.MethodGet, "/dir/lookup?volumeId=70"); err != nil || status != http.StatusNotFound {
+			return fmt.Errorf("lookup: %d %s %v", status, body, err)
+		}
+		return nil
+	})
+	if !strings.Contains(n.Log(), "is over: it is deleted soon") {
+		t.Error("nothing was logged of the volume whose time was over when it was adopted")
+	}
+	wantRead(t, n, fidOf(70, 2), "")
+	wantRead(t, n, fidOf(71, 1), "")
+	wantRead(t, n, fidOf(71, 2), "two")
 }
