@@ -625,3 +625,34 @@ func TestACopyInDoubtLetsAnotherLead(t *testing.T) {
 		n.mustWrite(t, 2, "two")
 	}
 }
+
+// A copy that was dropped, as it did not answer, serves what it has, which may be
+// deleted by now, and says nothing of what it has not (rule R12). When it follows
+// again it is like the others.
+func TestADroppedCopyServesWhatItHasUntilItFollows(t *testing.T) {
+	t.Parallel()
+	c := start(t, volume.Spec{}, "a", "b")
+	c.at("a").mustWrite(t, 1, "one")
+	c.identical("a", "b")
+	c.freeze("b")
+	if _, err := c.at("a").Delete(context.Background(), 1, 7, 0); err != nil {
+		t.Fatal(err)
+	}
+	if e := c.now(); len(e.InSync) != 1 {
+		t.Fatalf("deleted without b, which is in sync: %+v", e)
+	}
+	c.at("b").mustRead(t, 1, "one")
+	if _, err := c.at("b").read(2); !errors.Is(err, volume.ErrUnavailable) {
+		t.Errorf("a miss at a copy that was dropped: %v", err)
+	}
+	c.thaw("b")
+	c.await("b is back", inSync(2))
+	c.identical("a", "b")
+	eventually(t, "it says that the file is deleted", func() bool {
+		_, err := c.at("b").read(1)
+		if err == nil {
+			t.Fatal("a copy in sync serves what was deleted")
+		}
+		return errors.Is(err, volume.ErrNotFound) // it may have to meet the primary of the new epoch first
+	})
+}

@@ -227,6 +227,7 @@ func (l countingLink) Send(m *replica.Message) error {
 // fakeMaster is a catalog in memory with the rules that these tests need, and a
 // leader that only obeys the test.
 type fakeMaster struct {
+	patient bool // no copy leaves the set for being slow; set before any volume is there
 	mu      sync.Mutex
 	changed chan struct{} // closed and replaced
 	cluster string
@@ -378,6 +379,9 @@ func (m masterOf) Ask(ctx context.Context, ask volume.Ask) (volume.Entry, error)
 	e := m.entries[ask.Volume]
 	if e.Epoch != ask.Epoch || !slices.Contains(e.InSync, ask.From) {
 		return e, fmt.Errorf("%w: volume %d is at epoch %d", volume.ErrStale, e.Volume, e.Epoch)
+	}
+	if m.patient && ask.Kind == volume.AskRemove && !ask.Unfit {
+		return e, fmt.Errorf("%w: copies that are slow are waited for", volume.ErrUnavailable)
 	}
 	asked := func(h volume.Holder) bool { return slices.Contains(ask.Copies, h) }
 	return m.changeLocked(ask.Volume, func(e *volume.Entry) {
