@@ -127,6 +127,7 @@ type Entry struct {
 	InSync     []Holder `json:"in_sync"`           // the primary is one of them
 	Joining    []Holder `json:"joining,omitempty"` // copies that catch up; they count for nothing
 	Born       int64    `json:"born,omitempty"`    // when it was made, in unix seconds by the clock of the leader; 0: not known
+	Unsure     bool     `json:"unsure,omitempty"`  // later decisions may be lost, see catalog.Recovered: nobody is given the lead by this one
 	Sources    []Source `json:"sources,omitempty"` // foreign copies that it was made from; none for a volume of our own
 }
 

@@ -44,6 +44,9 @@ func (c *Catalog) adopt(cmd Adopt) Result {
 	if there && cmd.Version != 0 {
 		e.Epoch, e.Version = c.volumes[i].Epoch+1, c.volumes[i].Version+1
 	}
+	if there && c.volumes[i].Unsure {
+		return Result{Err: fmt.Errorf("%w: volume %d: it is not known yet what its copies have (rule R3)", volume.ErrUnavailable, cmd.Volume)}
+	}
 	if err := c.adoptable(cmd); err != nil {
 		return Result{Err: err}
 	}

@@ -32,6 +32,7 @@ type Catalog struct {
 	deleted   []idRange       // sorted, apart from one another
 	volumes   []*volume.Entry // sorted by id
 	drains    []Drain         // sorted by node and directory
+	waived    []volume.NodeID // sorted; see Recovered
 }
 
 // idRange is From to To, both included.
@@ -143,6 +144,10 @@ type Change struct {
 	By volume.Holder `json:"by,omitzero"`
 	// Renew begins a new epoch though the sets are as they were (rule R10).
 	Renew bool `json:"renew,omitempty"`
+	// Sure makes an entry certain again that was Unsure (rule R3): the new epoch is
+	// far above this one, which is the newest that any copy has entered. Next may name
+	// other copies in sync than the entry did, for a later decision is lost.
+	Sure volume.Epoch `json:"sure,omitempty"`
 }
 
 // Delete ends volumes for ever; unknown ids are passed over.
@@ -293,7 +298,11 @@ func (c *Catalog) changed(ch Change) (*volume.Entry, error) {
 	if old.Version != ch.Version {
 		return nil, fmt.Errorf("%w: volume %d is at version %d, epoch %d; planned on version %d", volume.ErrStale, old.Volume, old.Version, old.Epoch, ch.Version)
 	}
+	if old.Unsure || ch.Sure != 0 {
+		return surely(old, ch)
+	}
 	next := ch.Next
+	next.Unsure = false
 	next.Spec, next.Born, next.Sources = old.Spec, old.Born, old.Sources
 	next.Epoch, next.Version, next.Compacted = old.Epoch, old.Version+1, old.Compacted
 	next.InSync, next.Joining = sortHolders(next.InSync), sortHolders(next.Joining)
@@ -447,13 +456,14 @@ type snapshot struct {
 	Deleted   []idRange       `json:"deleted,omitempty"`
 	Volumes   []*volume.Entry `json:"volumes,omitempty"`
 	Drains    []Drain         `json:"drains,omitempty"`
+	Waived    []volume.NodeID `json:"waived,omitempty"`
 }
 
 const snapshotFormat = 1
 
 // Write writes the catalog for Read.
 func (c *Catalog) Write(w io.Writer) error {
-	err := json.NewEncoder(w).Encode(snapshot{snapshotFormat, c.cluster, c.ceiling, c.maxVolume, c.deleted, c.volumes, c.drains})
+	err := json.NewEncoder(w).Encode(snapshot{snapshotFormat, c.cluster, c.ceiling, c.maxVolume, c.deleted, c.volumes, c.drains, c.waived})
 	if err != nil {
 		return fmt.Errorf("write catalog snapshot: %w", err)
 	}
@@ -472,7 +482,7 @@ func Read(r io.Reader) (*Catalog, error) {
 	if err := s.check(); err != nil {
 		return nil, fmt.Errorf("read catalog snapshot: %w", err)
 	}
-	return &Catalog{s.Cluster, s.Ceiling, s.MaxVolume, s.Deleted, s.Volumes, s.Drains}, nil
+	return &Catalog{s.Cluster, s.Ceiling, s.MaxVolume, s.Deleted, s.Volumes, s.Drains, s.Waived}, nil
 }
 
 // check refuses a snapshot that no commands could have led to: a master that

@@ -54,6 +54,9 @@ func (t *term) view() cluster.View {
 	v.Problems = append(v.Problems, t.keptProblems()...)
 	v.Problems = append(v.Problems, nodeProblems(v.Nodes, v.Drains)...)
 	v.Problems = append(v.Problems, drainProblems(v.Drains)...)
+	if n, why := placement.Unsure(pv, t.opt.Placement); n > 0 {
+		v.Problems = append(v.Problems, fail("%d volumes wait since the masters were recovered: %s", n, why))
+	}
 	v.Problems = append(v.Problems, masterProblems(v.Masters)...)
 	slices.SortStableFunc(v.Problems, func(a, b cluster.ViewProblem) int { return cmp.Compare(a.Rank(), b.Rank()) })
 	return v
@@ -102,6 +105,8 @@ func volumeProblem(vol placement.Volume, alive map[volume.NodeID]bool) (cluster.
 	}
 	asked := e.Spec.Placement.Copies()
 	switch {
+	case e.Unsure: // one line is for all of them
+		return cluster.ViewProblem{}, false
 	case e.State == volume.StateNew && e.Adopted():
 		return adoptionProblem(vol)
 	case e.State == volume.StateNew:

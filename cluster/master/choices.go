@@ -58,7 +58,7 @@ func newChoices(cat *catalog.Catalog, members []cluster.Node) *choices {
 	open := map[volume.Spec][]*volume.Entry{}
 	for _, e := range cat.Volumes() {
 		switch {
-		case e.State != volume.StateOpen:
+		case e.State != volume.StateOpen || e.Unsure:
 		case c.writable(e) == nil:
 			open[e.Spec] = append(open[e.Spec], e)
 		default:

@@ -17,6 +17,9 @@ func Answer(v View, vol Volume, ask volume.Ask) (catalog.Change, error) {
 	if err := Entitled(e, ask); err != nil {
 		return catalog.Change{}, err
 	}
+	if e.Unsure {
+		return catalog.Change{}, fmt.Errorf("%w: volume %d: a recovery of the masters waits for its copies (rule R3)", volume.ErrUnavailable, e.Volume)
+	}
 	d := &draft{plan: &plan{sites: newSites(v)}, vol: &vol, next: *e}
 	d.next.InSync, d.next.Joining = slices.Clone(e.InSync), slices.Clone(e.Joining)
 	ch := catalog.Change{Version: e.Version}

@@ -38,7 +38,7 @@ func Compactable(v View, share float64) []Volume {
 // restful reports whether all copies wanted are there and at rest.
 func (vol *Volume) restful(s *sites) bool {
 	e := vol.Entry
-	if e.State != volume.StateOpen && e.State != volume.StateFull || len(e.Joining) > 0 || len(e.InSync) < e.Spec.Placement.Copies() {
+	if e.Unsure || e.State != volume.StateOpen && e.State != volume.StateFull || len(e.Joining) > 0 || len(e.InSync) < e.Spec.Placement.Copies() {
 		return false
 	}
 	for _, h := range e.InSync {

@@ -105,6 +105,11 @@ func (p *plan) stateOf(vol *Volume, h volume.Holder) string {
 func (p *plan) waits(vol *Volume) (out []string) {
 	say := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
 	e := vol.Entry
+	if e.Unsure {
+		_, _, why := p.newest(vol)
+		say("%s", why)
+		return out
+	}
 	if e.State == volume.StateNew {
 		say("it is new and opens when all its holders have reported their copies")
 		return out

@@ -35,7 +35,7 @@ func Growth(v View, set Settings) []GrowRequest {
 			use[e.Spec] = d
 		}
 		switch writable, whole := c.usable(&v.Volumes[i]); {
-		case e.State == volume.StateNew:
+		case e.State == volume.StateNew && !e.Unsure:
 			d.coming++
 		case whole:
 			d.whole++
@@ -97,7 +97,7 @@ func OnDemand(v View, spec volume.Spec, set Settings) int {
 // all its copies are there.
 func (c *sites) usable(vol *Volume) (writable, whole bool) {
 	e := vol.Entry
-	if e.State != volume.StateOpen {
+	if e.State != volume.StateOpen || e.Unsure {
 		return false, false
 	}
 	for _, h := range e.InSync {
@@ -133,7 +133,7 @@ func Coming(v View, req GrowRequest) []*volume.Entry {
 	var out []*volume.Entry
 	for i := range v.Volumes {
 		e := v.Volumes[i].Entry
-		if s := c.byID[e.Primary]; e.State == volume.StateNew && !e.Adopted() && e.Spec == req.Spec && s != nil && req.allows(s) {
+		if s := c.byID[e.Primary]; e.State == volume.StateNew && !e.Unsure && !e.Adopted() && e.Spec == req.Spec && s != nil && req.allows(s) {
 			out = append(out, e)
 		}
 	}

@@ -23,7 +23,8 @@ import (
 type View struct {
 	Nodes   []Node
 	Volumes []Volume
-	Strays  []Stray // copies reported that the catalog does not name
+	Strays  []Stray         // copies reported that the catalog does not name
+	Waived  []volume.NodeID // whose word about unsure volumes is not waited for
 }
 
 // Node is one volume server as the leader sees it.
@@ -38,6 +39,7 @@ type Node struct {
 	// of their numbers.
 	Blocked []volume.ID
 	Drain   volume.DrainOrder // what of it is to be emptied
+	Told    bool              // all its copies are known: it has a heartbeat that began with a full report
 }
 
 // Volume is one volume of the catalog with what its holders report.

@@ -73,12 +73,17 @@ type plan struct {
 	*sites
 	set    Settings
 	strays map[volume.ID][]Stray
+	waived []volume.NodeID
+	silent []volume.NodeID // nodes that some volume names, that are not waived, and have not told all they have
 }
 
 func newPlan(v View, set Settings) *plan {
-	p := &plan{sites: newSites(v), set: set.WithDefaults(), strays: map[volume.ID][]Stray{}}
+	p := &plan{sites: newSites(v), set: set.WithDefaults(), strays: map[volume.ID][]Stray{}, waived: v.Waived}
 	for _, s := range v.Strays {
 		p.strays[s.Report.Volume] = append(p.strays[s.Report.Volume], s)
+	}
+	if slices.ContainsFunc(v.Volumes, func(vol Volume) bool { return vol.Entry.Unsure }) {
+		p.silent = p.untold(v)
 	}
 	return p
 }
@@ -114,6 +119,8 @@ func (p *plan) overdue(h volume.Holder) bool {
 
 func (p *plan) settle(vol *Volume) (Step, bool) {
 	switch {
+	case vol.Entry.Unsure:
+		return p.settleUnsure(vol)
 	case vol.Entry.State == volume.StateNew && vol.Entry.Adopted():
 		return p.settleAdopted(vol)
 	case vol.Entry.State == volume.StateNew:
@@ -152,6 +159,9 @@ func (vol *Volume) unusable() bool {
 // volume nearly always.
 func (p *plan) calm(vol *Volume) bool {
 	e := vol.Entry
+	if e.Unsure {
+		return false
+	}
 	for _, h := range e.InSync {
 		if !p.alive(h) || vol.bad(h) || p.leaving(vol, h) {
 			return false
@@ -496,7 +506,7 @@ func Drops(strays []Stray, entry func(volume.ID) (*volume.Entry, bool)) []volume
 			continue
 		}
 		e, ok := entry(r.Volume)
-		if !ok || e.State == volume.StateNew || len(e.InSync) < e.Spec.Placement.Copies() {
+		if !ok || e.Unsure || e.State == volume.StateNew || len(e.InSync) < e.Spec.Placement.Copies() {
 			continue
 		}
 		if h, _, ok := e.Holder(s.Node); ok && h.Copy == r.Copy {

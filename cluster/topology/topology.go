@@ -287,6 +287,7 @@ func (m *Map) placementLocked(n *node, now time.Time) placement.Node {
 		p.Away, p.Lost = max(now.Sub(n.away), 1), n.lost // 0 would say that it is there
 	}
 	p.Blocked = slices.Clone(n.blocked)
+	p.Told = n.stream != 0 && n.known
 	p.Ready = p.Alive && n.stream != 0 && n.known && n.info.Ready
 	return p
 }
@@ -297,7 +298,7 @@ func (m *Map) View(cat *catalog.Catalog, now time.Time) placement.View {
 	defer m.mu.Unlock()
 	m.holdersLocked(cat.Volumes())
 	m.forgetLocked(cat)
-	v := placement.View{Volumes: make([]placement.Volume, 0, len(cat.Volumes()))}
+	v := placement.View{Waived: cat.Waived(), Volumes: make([]placement.Volume, 0, len(cat.Volumes()))}
 	for _, n := range m.nodes {
 		p := m.placementLocked(n, now)
 		p.Drain = Draining(cat, n.info.ID)

@@ -90,11 +90,11 @@ func New(opts Options) *Replica {
 }
 
 // Learn takes an entry that was proven committed. Older ones than the newest
-// known do nothing.
+// known do nothing, nor do those after which others may have been lost.
 func (r *Replica) Learn(e volume.Entry) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.closed || e.Volume != r.opts.Volume {
+	if r.closed || e.Unsure || e.Volume != r.opts.Volume {
 		return
 	}
 	r.core.Learn(e)

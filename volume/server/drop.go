@@ -233,6 +233,8 @@ func NewSparing(d volume.Drop, self volume.NodeID, e volume.Entry, mine Verifica
 	switch {
 	case e.Epoch < d.Epoch:
 		return nil, fmt.Errorf("%w: the newest entry known is of epoch %d", volume.ErrStale, e.Epoch)
+	case e.Unsure:
+		return nil, fmt.Errorf("%w: the masters do not know yet which copies of it are the newest", volume.ErrUnavailable)
 	case named && h.Copy == d.Copy:
 		return nil, fmt.Errorf("%w: the entry of epoch %d names it", volume.ErrStale, e.Epoch)
 	case len(e.InSync) < need:

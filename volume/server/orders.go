@@ -73,6 +73,9 @@ func (s *Server) accept(cluster string) error {
 // obeyKept learns an entry, or reports whether a copy is to be made by it (rule R6).
 // It touches no disk.
 func (s *Server) obeyKept(e volume.Entry) (toMake bool) {
+	if e.Unsure { // a later one may be lost: what is here is told, kept, and no other made
+		return false
+	}
 	h, inSync, named := e.Holder(s.opts.Node)
 	v, err := s.opts.Store.Volume(e.Volume)
 	if err != nil {
