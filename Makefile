@@ -68,7 +68,10 @@ packages: ## build dist/*.deb and dist/*.rpm for ARCHES (amd64 arm64)
 check-packages: packages ## check units, packages and what they do to a host; needs systemd, lintian, rpm
 	NFPM=$(NFPM) packaging/check
 
+# hashicorp/raft v1.8.0 reads the id of a member without its lock while its address
+# changes: harmless, and yet a race. So that test runs here, without the detector.
 e2e: ## test the built program: three processes, kill -9, all of Go's source as input
+	$(GO) test -count 1 -run TestAllMastersGetOtherAddresses ./daemon/daemontest/
 	$(GO) test -tags e2e -timeout 15m -count 1 -run TestE2E ./daemon/weedd/
 
 check-ansible: ## lint playbooks and scripts; configs/ is what the playbooks give to the hosts

@@ -87,6 +87,9 @@ func TestMastersComeAndGo(t *testing.T) {
 // All three hosts get other addresses while they are stopped: nothing of the old
 // ones is left anywhere but in what raft and gossip remember.
 func TestAllMastersGetOtherAddressesWhileStopped(t *testing.T) {
+	if raceDetector {
+		t.Skip("raft races with itself when an address changes; make e2e runs this without the detector")
+	}
 	t.Parallel()
 	c := daemontest.Start(t, 3, fewVolumes)
 	fid, err := c.Nodes[0].Submit("replication=001", []byte("before"))

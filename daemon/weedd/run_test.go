@@ -208,10 +208,12 @@ func TestADaemonThatIsSlowToReloadGetsTheNewest(t *testing.T) {
 	if cfg := r.reload(); cfg.Limits.Hold != 3*time.Second {
 		t.Errorf("reloaded with hold %s", cfg.Limits.Hold)
 	}
-	if n := len(r.hooks.reload); n != 0 {
-		t.Errorf("%d reloads wait", n)
+	if len(r.hooks.reload) > 0 { // the last signal may have come a moment later
+		r.reload()
 	}
-	r.stop()
+	if n := strings.Count(r.stop(), "configuration reloaded"); n < 1 || n > 2 {
+		t.Errorf("three signals while the daemon was busy made %d reloads", n)
+	}
 }
 
 func TestSIGHUPChangesTheLogInUse(t *testing.T) {

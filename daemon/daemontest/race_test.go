@@ -1,0 +1,5 @@
+//go:build race
+
+package daemontest_test
+
+func init() { raceDetector = true }
