@@ -131,9 +131,9 @@ func (c *sites) layout(req GrowRequest, usable func(*site) bool) []volume.NodeID
 			candidates = append(candidates, s)
 		}
 	}
-	c.sort(candidates, func(s *site) int { return s.primaries })
+	c.sort(candidates, leadsLess)
 	mains := slices.Clone(candidates)
-	c.sort(candidates, func(s *site) int { return s.holds })
+	c.sort(candidates, holdsLess)
 	for _, main := range mains {
 		if !req.allows(main) {
 			continue
@@ -172,7 +172,7 @@ func (c *sites) pick(candidates []*site, n int, want func(*site) (key any, ok bo
 func (c *sites) partial(req GrowRequest, usable func(*site) bool) []volume.NodeID {
 	var nodes []volume.NodeID
 	candidates := slices.Clone(c.all)
-	c.sort(candidates, func(s *site) int { return s.primaries })
+	c.sort(candidates, leadsLess)
 	for _, s := range candidates {
 		if usable(s) && (len(nodes) > 0 || req.allows(s)) && c.fits(req.Spec.Placement, append(nodes, s.ID)) {
 			nodes = append(nodes, s.ID)
@@ -243,11 +243,21 @@ func (c *sites) extend(id volume.ID, spec volume.Spec, nodes []volume.NodeID, us
 	return best.ID, true
 }
 
-func (c *sites) sort(list []*site, load func(*site) int) {
+func (c *sites) sort(list []*site, compare func(a, b *site) int) {
 	slices.SortFunc(list, func(a, b *site) int {
-		return cmp.Or(cmp.Compare(load(a), load(b)), cmp.Compare(a.holds, b.holds),
-			cmp.Compare(tie(c.seed, a.ID), tie(c.seed, b.ID)), cmp.Compare(a.ID, b.ID))
+		return cmp.Or(compare(a, b), cmp.Compare(tie(c.seed, a.ID), tie(c.seed, b.ID)), cmp.Compare(a.ID, b.ID))
 	})
+}
+
+// leadsLess orders nodes for a primary.
+func leadsLess(a, b *site) int {
+	return cmp.Or(cmp.Compare(a.primaries, b.primaries), cmp.Compare(a.holds, b.holds))
+}
+
+// holdsLess orders nodes for another copy. Of two that hold the same, the one that
+// leads less waits: it will be the next to lead, and then would hold more.
+func holdsLess(a, b *site) int {
+	return cmp.Or(cmp.Compare(a.holds, b.holds), cmp.Compare(b.primaries, a.primaries))
 }
 
 // allows reports whether the primary may be there.

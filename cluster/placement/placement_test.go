@@ -102,23 +102,26 @@ func TestChoose(t *testing.T) {
 
 func TestPlanSpreadsPrimariesAndCopies(t *testing.T) {
 	t.Parallel()
-	sets, err := placement.Plan(placement.View{Nodes: nodes("a/r/1", "a/r/2", "a/r/3")}, placement.GrowRequest{Spec: volume.Spec{Placement: 1}}, 6)
-	if err != nil || len(sets) != 6 {
-		t.Fatalf("%v, %v", sets, err)
-	}
-	lead, hold := map[volume.NodeID]int{}, map[volume.NodeID]int{}
-	for _, s := range sets {
-		lead[s[0]]++
-		for _, n := range s {
-			hold[n]++
+	for try := range 20 { // ties are broken by the names
+		three := []string{fmt.Sprint("a/r/x", try), fmt.Sprint("a/r/y", try), fmt.Sprint("a/r/z", try)}
+		sets, err := placement.Plan(placement.View{Nodes: nodes(three...)}, placement.GrowRequest{Spec: volume.Spec{Placement: 1}}, 6)
+		if err != nil || len(sets) != 6 {
+			t.Fatalf("%v, %v", sets, err)
+		}
+		lead, hold := map[volume.NodeID]int{}, map[volume.NodeID]int{}
+		for i, s := range sets {
+			lead[s[0]]++
+			for _, n := range s {
+				hold[n]++
+			}
+			for n := range hold {
+				if each := (i + 1) / 3; (i+1)%3 == 0 && (lead[n] != each || hold[n] != 2*each) {
+					t.Errorf("after %d volumes node %s leads %d and holds %d", i+1, n, lead[n], hold[n])
+				}
+			}
 		}
 	}
-	for _, n := range []volume.NodeID{"1", "2", "3"} {
-		if lead[n] != 2 || hold[n] < 3 || hold[n] > 5 {
-			t.Errorf("node %s leads %d and holds %d", n, lead[n], hold[n])
-		}
-	}
-	sets, err = placement.Plan(placement.View{Nodes: []placement.Node{node("a/r/1", 3)}}, placement.GrowRequest{}, 6)
+	sets, err := placement.Plan(placement.View{Nodes: []placement.Node{node("a/r/1", 3)}}, placement.GrowRequest{}, 6)
 	if err != nil || len(sets) != 3 {
 		t.Errorf("%d volumes in three slots, %v", len(sets), err)
 	}
