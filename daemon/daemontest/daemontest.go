@@ -64,7 +64,31 @@ func Start(t testing.TB, n int, change ...func(i int, c *config.Config)) *Cluste
 		c.Add(n, change...)
 	}
 	c.AwaitReady()
+	c.awaitReported()
 	return c
+}
+
+// awaitReported waits until every volume server can be chosen for new volumes. One
+// whose first report comes late would get none of those that the first upload makes,
+// and a test that counts on its being among them would wait for ever.
+func (c *Cluster) awaitReported() {
+	c.T.Helper()
+	c.Await("all volume servers have reported", func() error {
+		v, err := c.View()
+		if err != nil {
+			return err
+		}
+		reported := map[volume.NodeID]bool{}
+		for _, n := range v.Nodes {
+			reported[n.ID] = n.Ready && n.LastReportMS >= 0
+		}
+		for i, n := range c.Nodes {
+			if n.Config.Roles&cluster.RoleVolume != 0 && !reported[n.Self.ID] {
+				return fmt.Errorf("node %d has not", i+1)
+			}
+		}
+		return nil
+	})
 }
 
 // New makes a cluster without nodes.
