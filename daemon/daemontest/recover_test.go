@@ -26,7 +26,8 @@ func TestTwoOfThreeMastersAreLostForGood(t *testing.T) {
 	files := map[string][]byte{}
 	for i := range 20 {
 		data := bytes.Repeat(fmt.Appendf(nil, "file %d ", i), 30)
-		fid, err := c.Nodes[i%3].Submit("replication=001", data)
+		// A volume of each of three collections: no node is without.
+		fid, err := c.Nodes[i%3].Submit(fmt.Sprint("replication=001&collection=c", i%3), data)
 		if err != nil {
 			t.Fatal(err)
 		}
