@@ -88,7 +88,7 @@ chaos: ## random faults in a cluster of three under load, for CHAOSTIME (60s)
 	WEEDD_CHAOS_TIME=$(CHAOSTIME) $(GO) test -race -v -count 1 -timeout 30m -run TestChaos ./daemon/daemontest/
 
 faults: ## what each fault of a process costs clients at the others, each for FAULTTIME (30s)
-	WEEDD_FAULT_TIME=$(FAULTTIME) $(GO) test -tags e2e -v -timeout 30m -count 1 -run TestE2E/no_fault ./daemon/weedd/
+	E2E_FAULT_TIME=$(FAULTTIME) $(GO) test -tags e2e -v -timeout 30m -count 1 -run TestE2E/no_fault ./daemon/weedd/
 
 bench: build ## measure against a bare HTTP server, in turns
 	$(GO) run ./volume/volumehttp/benchhttp -weedd ./weedd

@@ -15,16 +15,16 @@ import (
 	"weedd/daemon/probe"
 )
 
-// faultTime is from a fault until it is healed: WEEDD_FAULT_TIME, or short.
+// faultTime is from a fault until it is healed: E2E_FAULT_TIME, or short.
 func faultTime(t *testing.T) time.Duration {
 	t.Helper()
-	text := os.Getenv("WEEDD_FAULT_TIME")
+	text := os.Getenv("E2E_FAULT_TIME")
 	if text == "" {
 		return 6 * time.Second
 	}
 	d, err := time.ParseDuration(text)
 	if err != nil {
-		t.Fatalf("WEEDD_FAULT_TIME: %v", err)
+		t.Fatalf("E2E_FAULT_TIME: %v", err)
 	}
 	return d
 }
@@ -128,7 +128,7 @@ func probed(t *testing.T, opt probe.Options, f probe.Fault) *probe.Report {
 	return r
 }
 
-// show prints the table of the README, and keeps it where WEEDD_FAULT_REPORT says.
+// show prints the table of the README, and keeps it where E2E_FAULT_REPORT says.
 func show(t *testing.T, reports []*probe.Report) {
 	t.Helper()
 	var table strings.Builder
@@ -136,7 +136,7 @@ func show(t *testing.T, reports []*probe.Report) {
 		t.Error(err)
 	}
 	t.Logf("what the faults cost:\n%s", table.String())
-	path := os.Getenv("WEEDD_FAULT_REPORT")
+	path := os.Getenv("E2E_FAULT_REPORT")
 	if path == "" {
 		return
 	}
@@ -145,6 +145,6 @@ func show(t *testing.T, reports []*probe.Report) {
 		err = os.WriteFile(path, append(text, '\n'), 0o644)
 	}
 	if err != nil {
-		t.Errorf("WEEDD_FAULT_REPORT: %v", err)
+		t.Errorf("E2E_FAULT_REPORT: %v", err)
 	}
 }
