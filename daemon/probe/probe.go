@@ -115,7 +115,7 @@ func Run(ctx context.Context, opt Options, fault Fault) (*Report, error) {
 
 // through lets the fault come and go under load.
 func (p *prober) through(ctx context.Context, fault Fault) (r *Report, err error) {
-	r = &Report{Fault: fault.Name}
+	r = &Report{Fault: fault.Name, Wrong: []string{}}
 	p.opt.Progress(fmt.Sprintf("%g requests a second to %d nodes, no fault, for %s", p.opt.Rate, len(p.nodes), p.opt.Steady))
 	if err := wait(ctx, p.opt.Steady); err != nil {
 		return nil, err
