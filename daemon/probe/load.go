@@ -84,7 +84,7 @@ func newProber(ctx context.Context, opt Options) (*prober, error) {
 		n := node{master: m}
 		for _, master := range v.Masters {
 			for _, s := range v.Nodes {
-				if master.Address == m && s.ID == master.ID {
+				if s.ID == master.ID && same(ctx, m, master.Address) {
 					n.volume = s.URL
 				}
 			}
@@ -95,6 +95,18 @@ func newProber(ctx context.Context, opt Options) (*prober, error) {
 		p.nodes = append(p.nodes, n)
 	}
 	return p, nil
+}
+
+// same reports whether an address that was typed, perhaps with a name in it, is one
+// that the cluster knows.
+func same(ctx context.Context, typed, known string) bool {
+	host, port, err := net.SplitHostPort(typed)
+	knownHost, knownPort, err2 := net.SplitHostPort(known)
+	if err != nil || err2 != nil || port != knownPort {
+		return typed == known
+	}
+	ips, err := net.DefaultResolver.LookupHost(ctx, host)
+	return host == knownHost || err == nil && slices.Contains(ips, knownHost)
 }
 
 // load sends requests at the rate until ctx ends, and returns when all have been

@@ -177,6 +177,19 @@ func TestWhatAClusterDoesWrongIsFound(t *testing.T) {
 	}
 }
 
+func TestANodeMayBeNamed(t *testing.T) {
+	t.Parallel()
+	f := newFake(t)
+	opt := quick(f)
+	opt.Masters[0] = strings.Replace(f.addr(), "127.0.0.1", "localhost", 1)
+	if err := opt.setDefaults(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := newProber(t.Context(), opt); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestTheFaultIsHealedEvenWhenTheRunIsCutShort(t *testing.T) {
 	t.Parallel()
 	f := newFake(t)
@@ -203,7 +216,7 @@ func TestWhatCannotBeProbedIsRefused(t *testing.T) {
 		{func(o *Options) { o.Rate = 1e6 }, "at a time"},
 		{func(o *Options) { o.Size = 3 }, "files of 3 bytes"},
 		{func(o *Options) { o.Masters = append(o.Masters, "localhost:1") }, "localhost:1"},
-		{func(o *Options) { o.Masters[0] = strings.Replace(f.addr(), "127.0.0.1", "localhost", 1) }, "no node of the cluster"},
+		{func(o *Options) { o.Masters[0] = strings.Replace(f.addr(), "127.0.0.1", "[::ffff:127.0.0.1]", 1) }, "no node of the cluster"},
 	} {
 		opt := quick(f)
 		c.change(&opt)
