@@ -32,7 +32,11 @@ func prepare(ctx context.Context, o options, s *servers) ([]series, error) {
 	body := content(o.size)
 	post := func(addr, fid string) *lane { return postLane(addr, fid, body) }
 	var all []series
-	add := func(name string, want int, lanes ...*lane) { all = append(all, series{name, want, lanes}) }
+	add := func(name string, want int, lanes ...*lane) {
+		if o.only.MatchString(name) {
+			all = append(all, series{name, want, lanes})
+		}
+	}
 
 	files, err := storeFiles(ctx, s.os, body, o.files)
 	if err != nil {

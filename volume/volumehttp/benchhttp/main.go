@@ -22,6 +22,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"syscall"
 	"time"
 )
@@ -32,6 +33,7 @@ type options struct {
 	duration time.Duration
 	size     int
 	files    int
+	only     *regexp.Regexp
 	json     bool
 	dir      string
 }
@@ -44,12 +46,17 @@ func main() {
 	flag.DurationVar(&o.duration, "duration", time.Second, "for how long each time")
 	flag.IntVar(&o.size, "size", 1024, "bytes of a file")
 	flag.IntVar(&o.files, "files", 2000, "files to read from")
+	only := flag.String("only", "", "drive only the series whose name matches this regular expression, as for a profile")
 	flag.BoolVar(&o.json, "json", false, "print JSON instead of a table")
 	flag.StringVar(&o.dir, "dir", "", "where to put data, on the disk to be measured (default: a temporary directory)")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	var err error
+	if o.only, err = regexp.Compile(*only); err != nil {
+		fmt.Fprintln(os.Stderr, "benchhttp: -only:", err)
+		os.Exit(2)
+	}
 	if *bare != "" {
 		err = serveBare(ctx, *bare, o.size)
 	} else {

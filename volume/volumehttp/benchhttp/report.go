@@ -65,6 +65,9 @@ func (rep *report) add(conc int, all []series, runs map[string][]result) {
 			float64(latency.ValueAtQuantile(50)) / 1000, float64(latency.ValueAtQuantile(99)) / 1000})
 	}
 	for _, q := range ratios {
+		if runs[q.num] == nil || runs[q.den] == nil {
+			continue
+		}
 		var values []float64
 		for i := range runs[q.num] {
 			values = append(values, runs[q.num][i].rate/runs[q.den][i].rate)
