@@ -5,7 +5,8 @@
 // A Client knows several masters and asks the next one when one cannot be
 // reached, does not answer, or answers that it cannot at the moment. A write that
 // failed is tried again with a new file id, never with the same one, because
-// the first may have been stored. Bodies come from a Source, which can be opened
+// the first may have been stored. Where volume servers want tokens, masters are asked
+// for them, file by file. Bodies come from a Source, which can be opened
 // again for that. What a call went through is in its error: which address
 // answered what.
 package client
@@ -28,7 +29,7 @@ import (
 // Options says where the cluster is and how patient to be. Zero values mean the
 // defaults given.
 type Options struct {
-	Masters  []string      // host:port, or with http:// or https:// before it; at least one
+	Masters  []string      // host:port, or with http:// or https:// before it, which goes for volume servers, too; at least one
 	HTTP     *http.Client  // nil for one that keeps connections to every server open
 	Attempts int           // how often an operation is tried; 20
 	Patience time.Duration // after which an operation is not tried again; 1m. A running attempt may take longer
@@ -43,6 +44,7 @@ type Client struct {
 	scheme  string   // of volume servers, whose addresses come without one
 	masters []string // base URLs
 	turn    atomic.Uint32
+	closed  struct{ reads, writes atomic.Bool } // a volume server asked for a token
 
 	mu     sync.Mutex
 	down   map[string]time.Time // base URLs that failed, and until when others are preferred

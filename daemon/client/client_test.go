@@ -379,6 +379,53 @@ func TestAMasterThatHasNotHeardOfAVolumeIsNotBelieved(t *testing.T) {
 	}
 }
 
+// A server that wants a token gets one that was fetched for this file and for this
+// kind of request, and it is fetched first from then on.
+func TestTokensAreFetchedWhereTheyAreAskedFor(t *testing.T) {
+	t.Parallel()
+	var refused, lookups atomic.Int32
+	fake := clienttest.Start(t, 1, 1, func(w http.ResponseWriter, r clienttest.Request) bool {
+		kind := map[bool]string{true: "read", false: "write"}[r.Method == http.MethodGet]
+		switch q := r.URL.Query(); {
+		case r.URL.Path == "/dir/lookup" && q.Get("fileId") != "":
+			lookups.Add(1)
+			kind = map[bool]string{true: "read", false: "write"}[q.Get("read") == "yes"]
+			w.Header().Set("Authorization", kind+" "+q.Get("fileId"))
+		case r.Who == "server0" && r.Header.Get("Authorization") != kind+" "+r.URL.Path[1:]:
+			refused.Add(1)
+			clienttest.Error(w, 401, "wrong jwt")
+			return true
+		}
+		return false
+	})
+	c := newClient(t, client.Options{Masters: fake.Addrs()})
+	for _, fid := range []string{"3,0112345678", "3,0212345678"} {
+		fake.Set(fid, []byte("bytes"))
+		id, _ := volume.ParseFileID(fid)
+		if got, err := get(t, c, id); err != nil || string(got) != "bytes" {
+			t.Errorf("get: %q, %v", got, err)
+		}
+		if err := c.Delete(t.Context(), id); err != nil {
+			t.Errorf("delete: %v", err)
+		}
+	}
+	if refused.Load() != 2 || lookups.Load() != 4 { // the first read and the first delete
+		t.Errorf("%d requests were refused, %d tokens fetched", refused.Load(), lookups.Load())
+	}
+	closed := clienttest.Start(t, 1, 1, func(w http.ResponseWriter, r clienttest.Request) bool {
+		if r.Who == "server0" {
+			refused.Add(1)
+			clienttest.Error(w, 401, "wrong jwt")
+		}
+		return r.Who == "server0"
+	})
+	refused.Store(0)
+	c = newClient(t, client.Options{Masters: closed.Addrs()})
+	if _, err := get(t, c, volume.FileID{Volume: 3, Key: 1}); !errors.Is(err, volume.ErrUnauthorized) || refused.Load() != 2 {
+		t.Errorf("without a token that is good: %v after %d tries", err, refused.Load())
+	}
+}
+
 func TestStatusAndOptions(t *testing.T) {
 	t.Parallel()
 	fake := clienttest.Start(t, 2, 1, nil)

@@ -8,6 +8,7 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"sync/atomic"
 	"time"
 
 	"weedd/volume"
@@ -41,26 +42,54 @@ func (c *Client) lookup(ctx context.Context, id volume.ID) (at []Location, fresh
 	if time.Now().Before(known.until) {
 		return known.at, false, nil
 	}
+	at, _, err = c.askWhere(ctx, id, "volumeId="+id.String())
+	return at, err == nil, err
+}
+
+// lookupFile is lookup for a request for one file, with the Authorization header
+// for it, "" while no server has asked for one.
+func (c *Client) lookupFile(ctx context.Context, id volume.FileID, write bool) (at []Location, auth string, fresh bool, err error) {
+	if !c.asksTokens(write).Load() {
+		at, fresh, err = c.lookup(ctx, id.Volume)
+		return at, "", fresh, err
+	}
+	query := "fileId=" + url.QueryEscape(id.String())
+	if !write {
+		query += "&read=yes"
+	}
+	at, auth, err = c.askWhere(ctx, id.Volume, query)
+	return at, auth, err == nil, err
+}
+
+func (c *Client) asksTokens(write bool) *atomic.Bool {
+	if write {
+		return &c.closed.writes
+	}
+	return &c.closed.reads
+}
+
+// askWhere asks the masters who holds a volume, and remembers it.
+func (c *Client) askWhere(ctx context.Context, id volume.ID, query string) (at []Location, auth string, err error) {
 	asked := 0
 	err = c.retry(ctx, "look up volume "+id.String(), func(ctx context.Context, master string) error {
 		asked++
 		var said struct {
 			Locations []Location `json:"locations"`
 		}
-		_, err := c.getJSON(ctx, master+"/dir/lookup?volumeId="+url.QueryEscape(id.String()), &said)
+		header, err := c.getJSON(ctx, master+"/dir/lookup?"+query, &said)
 		if errors.Is(err, volume.ErrNotFound) && asked < len(c.masters) {
 			return &verdict{err, true} // this master may not have heard of a new volume
 		}
-		at = said.Locations
+		at, auth = said.Locations, header.Get("Authorization")
 		return err
 	})
 	if err != nil {
-		return nil, false, err
+		return nil, "", err
 	}
 	c.mu.Lock()
 	c.places[id] = places{at, time.Now().Add(c.opt.Remember)}
 	c.mu.Unlock()
-	return at, true, nil
+	return at, auth, nil
 }
 
 // forget drops what is remembered of a volume's places.
@@ -111,11 +140,11 @@ type Object struct {
 // tried; any other ends Get and is returned. A file that no holder has is
 // volume.ErrNotFound.
 func (c *Client) Get(ctx context.Context, id volume.FileID, read func(Object) error) error {
-	return c.atHolders(ctx, "get "+id.String(), id.Volume, func(ctx context.Context, base string) error {
+	return c.atHolders(ctx, "get "+id.String(), id, false, func(ctx context.Context, base string, auth http.Header) error {
 		ctx, stall := c.watch(ctx)
 		defer stall.stop()
 		where := base + "/" + id.String()
-		return c.do(ctx, request{method: http.MethodGet, url: where, stall: stall}, func(resp *http.Response) error {
+		return c.do(ctx, request{method: http.MethodGet, url: where, header: auth, stall: stall}, func(resp *http.Response) error {
 			err := read(object(resp, base))
 			if errors.Is(err, volume.ErrCorrupt) {
 				return &RequestError{Method: http.MethodGet, URL: where, Status: resp.StatusCode, Err: err}
@@ -139,10 +168,10 @@ func object(resp *http.Response, base string) Object {
 // Delete deletes a file. One that is not there is no error: an earlier attempt,
 // whose answer was lost, may have deleted it.
 func (c *Client) Delete(ctx context.Context, id volume.FileID) error {
-	err := c.atHolders(ctx, "delete "+id.String(), id.Volume, func(ctx context.Context, base string) error {
+	err := c.atHolders(ctx, "delete "+id.String(), id, true, func(ctx context.Context, base string, auth http.Header) error {
 		ctx, stall := c.watch(ctx)
 		defer stall.stop()
-		r := request{method: http.MethodDelete, url: base + "/" + id.String(), stall: stall}
+		r := request{method: http.MethodDelete, url: base + "/" + id.String(), header: auth, stall: stall}
 		return c.do(ctx, r, func(resp *http.Response) error { return nil })
 	})
 	if errors.Is(err, volume.ErrNotFound) {
@@ -151,20 +180,30 @@ func (c *Client) Delete(ctx context.Context, id volume.FileID) error {
 	return err
 }
 
-// atHolders calls try at each holder of a volume until one succeeds, looks the
+// atHolders calls try at each holder of a file until one succeeds, looks the
 // holders up again when all failed, and so on, as long as another round may help.
-func (c *Client) atHolders(ctx context.Context, what string, id volume.ID, try func(ctx context.Context, base string) error) error {
+// The first server that wants a token has it fetched, and from then on all are.
+func (c *Client) atHolders(ctx context.Context, what string, id volume.FileID, write bool, try func(ctx context.Context, base string, auth http.Header) error) error {
 	return c.retry(ctx, what, func(ctx context.Context, _ string) error {
-		at, fresh, err := c.lookup(ctx, id)
+		asked := c.asksTokens(write).Load()
+		at, auth, fresh, err := c.lookupFile(ctx, id, write)
 		if err != nil {
 			return &verdict{err, false} // it was tried often enough
 		}
-		err = c.oneRound(ctx, c.servers(at), try)
+		var header http.Header
+		if auth != "" {
+			header = http.Header{"Authorization": {auth}}
+		}
+		err = c.oneRound(ctx, c.servers(at), func(ctx context.Context, base string) error { return try(ctx, base, header) })
+		if errors.Is(err, volume.ErrUnauthorized) && !asked {
+			c.asksTokens(write).Store(true)
+			return &verdict{err, true}
+		}
 		var all *allFailed
 		if !errors.As(err, &all) {
 			return err
 		}
-		c.forget(id)
+		c.forget(id.Volume)
 		return &verdict{err, len(all.errs) == 0 || all.temporary() || !fresh}
 	})
 }

@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"math/big"
@@ -20,7 +21,10 @@ import (
 	"testing"
 	"time"
 
+	"weedd/daemon/client"
 	"weedd/daemon/config"
+	"weedd/daemon/probe"
+	"weedd/volume"
 )
 
 // closed makes a cluster whose public ports want TLS, and tokens for everything.
@@ -136,11 +140,51 @@ func TestAClosedClusterServesThoseWhoHaveTokens(t *testing.T) {
 			t.Errorf("chunk %s is still there: %d", chunk.FID, status)
 		}
 	}
+	toolsWork(t, c)
 	if resp, err := http.Get("http://" + master + "/cluster/status"); err == nil {
 		if resp.Body.Close(); resp.StatusCode != 400 {
 			t.Errorf("plain HTTP: %s", resp.Status)
 		}
 	} else if !strings.Contains(fmt.Sprint(err), "malformed") {
 		t.Errorf("plain HTTP: %v", err)
+	}
+}
+
+// toolsWork has the client of the tools and the probe of weedd chaos fetch the
+// tokens that they need.
+func toolsWork(t *testing.T, c *Cluster) {
+	var masters []string
+	for _, n := range c.Nodes {
+		masters = append(masters, "https://"+n.Self.MasterHTTP)
+	}
+	tool, err := client.New(client.Options{Masters: masters, HTTP: c.HTTP})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []byte("some bytes")
+	for range 2 { // the first time it does not know that tokens are asked for
+		st, err := tool.Put(t.Context(), client.Spec{}, client.Bytes("a", want))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []byte
+		read := func(o client.Object) (err error) { got, err = io.ReadAll(o.Body); return err }
+		if err := tool.Get(t.Context(), st.ID, read); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("get: %q %v", got, err)
+		}
+		if err := tool.Delete(t.Context(), st.ID); err != nil {
+			t.Errorf("delete: %v", err)
+		}
+		if err := tool.Get(t.Context(), st.ID, read); !errors.Is(err, volume.ErrNotFound) {
+			t.Errorf("get of what was deleted: %v", err)
+		}
+	}
+	r, err := probe.Run(t.Context(), probe.Options{Masters: masters, Steady: 500 * time.Millisecond, For: 500 * time.Millisecond,
+		Client: func() *http.Client { return &http.Client{Transport: c.HTTP.Transport} }}, probe.Fault{Name: "none"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !r.Good() || r.Files < 5 {
+		t.Errorf("probe: %+v", r)
 	}
 }

@@ -12,7 +12,9 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -25,10 +27,12 @@ type node struct{ master, volume string } // host:port
 
 // prober is one run.
 type prober struct {
-	opt   Options
-	nodes []node
-	http  *http.Client
-	began time.Time
+	opt    Options
+	scheme string
+	nodes  []node
+	http   *http.Client
+	began  time.Time
+	closed struct{ reads, writes atomic.Bool } // a volume server asked for a token
 
 	mu      sync.Mutex
 	rand    *rand.Rand
@@ -75,8 +79,11 @@ func newTransport() *http.Transport {
 
 // newProber finds the volume server of each node.
 func newProber(ctx context.Context, opt Options) (*prober, error) {
-	p := &prober{opt: opt, http: opt.Client(), began: time.Now(), rand: rand.New(rand.NewPCG(opt.Seed, 1)), writing: map[volume.FileID]int{}}
+	p := &prober{opt: opt, scheme: "http", http: opt.Client(), began: time.Now(), rand: rand.New(rand.NewPCG(opt.Seed, 1)), writing: map[volume.FileID]int{}}
 	for _, m := range opt.Masters {
+		if rest, ok := strings.CutPrefix(m, "https://"); ok {
+			m, p.scheme = rest, "https"
+		}
 		v, err := p.view(ctx, m)
 		if err != nil {
 			return nil, err
@@ -185,18 +192,20 @@ func (p *prober) do(ctx context.Context, o op, n node) op {
 }
 
 func (p *prober) once(ctx context.Context, o op, n node) op {
-	o.at = n.master
+	if o.at = n.master; o.kind == lastGet {
+		o.at = n.volume
+	}
 	switch o.kind {
 	case submit:
 		o.id, o.err = p.submit(ctx, n, o.value)
 	case assign:
 		o.id, o.err = p.assign(ctx, n, o.value)
 	case overwrite:
-		o.err = p.put(ctx, n.volume, o.id, o.value)
+		_, o.err = p.file(ctx, http.MethodPut, n, o.id, p.content(o.value))
 	case remove:
-		_, o.err = p.ask(ctx, http.MethodDelete, n.volume, o.id.String(), nil)
+		_, o.err = p.file(ctx, http.MethodDelete, n, o.id, nil)
 	case get, lastGet:
-		o.value, o.err = p.get(ctx, n.volume, o.id)
+		o.value, o.err = p.get(ctx, n, o.id)
 	}
 	return o
 }
@@ -226,7 +235,7 @@ func (p *prober) query() string {
 }
 
 func (p *prober) submit(ctx context.Context, n node, value uint64) (volume.FileID, error) {
-	body, err := p.ask(ctx, http.MethodPost, n.master, "submit?"+p.query(), p.content(value))
+	body, _, err := p.ask(ctx, http.MethodPost, n.master, "submit?"+p.query(), "", p.content(value))
 	if err != nil {
 		return volume.FileID{}, err
 	}
@@ -237,7 +246,7 @@ func (p *prober) submit(ctx context.Context, n node, value uint64) (volume.FileI
 // server that the master names; where that is not one that is to stay up, to the
 // server at hand, which passes it on.
 func (p *prober) assign(ctx context.Context, n node, value uint64) (volume.FileID, error) {
-	body, err := p.ask(ctx, http.MethodGet, n.master, "dir/assign?"+p.query(), nil)
+	body, auth, err := p.ask(ctx, http.MethodGet, n.master, "dir/assign?"+p.query(), "", nil)
 	if err != nil {
 		return volume.FileID{}, err
 	}
@@ -249,7 +258,8 @@ func (p *prober) assign(ctx context.Context, n node, value uint64) (volume.FileI
 	if !slices.ContainsFunc(p.nodes, func(n node) bool { return n.volume == at }) {
 		at = n.volume
 	}
-	return id, p.put(ctx, at, id, value)
+	_, _, err = p.ask(ctx, http.MethodPut, at, id.String(), auth, p.content(value))
+	return id, err
 }
 
 func parseFID(body []byte, at *string) (volume.FileID, error) {
@@ -263,13 +273,8 @@ func parseFID(body []byte, at *string) (volume.FileID, error) {
 	return volume.ParseFileID(said.FID)
 }
 
-func (p *prober) put(ctx context.Context, at string, id volume.FileID, value uint64) error {
-	_, err := p.ask(ctx, http.MethodPut, at, id.String(), p.content(value))
-	return err
-}
-
-func (p *prober) get(ctx context.Context, at string, id volume.FileID) (uint64, error) {
-	body, err := p.ask(ctx, http.MethodGet, at, id.String(), nil)
+func (p *prober) get(ctx context.Context, n node, id volume.FileID) (uint64, error) {
+	body, err := p.file(ctx, http.MethodGet, n, id, nil)
 	var status *statusError
 	if errors.As(err, &status) && status.code == http.StatusNotFound {
 		return 0, nil
@@ -288,25 +293,53 @@ type statusError struct {
 
 func (e *statusError) Error() string { return fmt.Sprintf("%d %s", e.code, e.text) }
 
-// ask sends one request and gives the body of a good answer.
-func (p *prober) ask(ctx context.Context, method, at, path string, body []byte) ([]byte, error) {
-	req, err := http.NewRequestWithContext(ctx, method, "http://"+at+"/"+path, bytes.NewReader(body))
+// file sends a request for a file, with a token of the node's master once a volume
+// server has asked for one.
+func (p *prober) file(ctx context.Context, method string, n node, id volume.FileID, body []byte) ([]byte, error) {
+	closed, query := &p.closed.writes, "dir/lookup?fileId="+id.String()
+	if method == http.MethodGet {
+		closed, query = &p.closed.reads, query+"&read=yes"
+	}
+	for {
+		asked, auth := closed.Load(), ""
+		if asked {
+			var err error
+			if _, auth, err = p.ask(ctx, http.MethodGet, n.master, query, "", nil); err != nil {
+				return nil, err
+			}
+		}
+		answer, _, err := p.ask(ctx, method, n.volume, id.String(), auth, body)
+		var status *statusError
+		if asked || !errors.As(err, &status) || status.code != http.StatusUnauthorized {
+			return answer, err
+		}
+		closed.Store(true)
+	}
+}
+
+// ask sends one request and gives the body of a good answer, and the Authorization
+// header that it gives for the next.
+func (p *prober) ask(ctx context.Context, method, at, path, auth string, body []byte) (answer []byte, next string, err error) {
+	req, err := http.NewRequestWithContext(ctx, method, p.scheme+"://"+at+"/"+path, bytes.NewReader(body))
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	if body != nil {
 		req.Header.Set("Content-Type", "application/octet-stream")
 	}
+	if auth != "" {
+		req.Header.Set("Authorization", auth)
+	}
 	resp, err := p.http.Do(req)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	defer resp.Body.Close()
 	text, err := io.ReadAll(resp.Body)
 	if err == nil && resp.StatusCode/100 != 2 {
 		err = &statusError{resp.StatusCode, string(bytes.TrimSpace(text[:min(len(text), 400)]))}
 	}
-	return text, err
+	return text, resp.Header.Get("Authorization"), err
 }
 
 // view asks a master what it knows of the cluster.
@@ -314,7 +347,7 @@ func (p *prober) view(ctx context.Context, master string) (cluster.View, error) 
 	ctx, cancel := context.WithTimeout(ctx, p.opt.Timeout)
 	defer cancel()
 	var v cluster.View
-	body, err := p.ask(ctx, http.MethodGet, master, "cluster/view", nil)
+	body, _, err := p.ask(ctx, http.MethodGet, master, "cluster/view", "", nil)
 	if err == nil {
 		err = json.Unmarshal(body, &v)
 	}

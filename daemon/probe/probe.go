@@ -19,7 +19,7 @@ import (
 
 // Options says where and how hard to probe. Zero values mean the defaults given.
 type Options struct {
-	Masters     []string      // host:port of the master of each node that is to stay up
+	Masters     []string      // host:port, or https://host:port, of the master of each node that is to stay up
 	Rate        float64       // requests a second, of all kinds and at all nodes together; 40
 	Timeout     time.Duration // after which a client gives up; 15s, over the 10s that servers hold requests
 	Steady      time.Duration // of load before the fault; 5s

@@ -88,7 +88,7 @@ func (p *prober) readAll(ctx context.Context) error {
 	at := map[volume.ID][]node{}
 	for _, vol := range v.Volumes {
 		for _, h := range vol.Entry.InSync {
-			at[vol.Entry.Volume] = append(at[vol.Entry.Volume], node{master: url[h.Node], volume: url[h.Node]})
+			at[vol.Entry.Volume] = append(at[vol.Entry.Volume], node{master: p.nodes[0].master, volume: url[h.Node]})
 		}
 	}
 	var running sync.WaitGroup

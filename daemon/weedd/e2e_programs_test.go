@@ -129,3 +129,38 @@ func otherPrograms(t *testing.T, binary string) {
 	}
 	stop(t, n)
 }
+
+// toolsWithTokens runs every tool against a node whose public ports want tokens for
+// reads and for writes.
+func toolsWithTokens(t *testing.T, binary string) {
+	n := loneNode(t, binary)
+	dir := t.TempDir()
+	for _, key := range []string{"write", "read"} {
+		path := filepath.Join(dir, key)
+		if err := os.WriteFile(path, []byte("the secret of "+key), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		n.env = append(n.env, "WEEDD_ACCESS_"+strings.ToUpper(key)+"_KEY="+path)
+	}
+	n.start()
+	awaitReady(t, n)
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, []byte("content"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	back := filepath.Join(dir, "back")
+	for _, args := range [][]string{
+		{"upload", "--master", n.master(), "--manifest", filepath.Join(dir, "m.jsonl"), file},
+		{"download", "--master", n.master(), filepath.Join(dir, "m.jsonl"), back},
+		{"bench", "--master", n.master(), "--count", "200", "--concurrency", "4"},
+		{"chaos", "--nodes", n.master(), "--steady", "1s", "--for", "1s"},
+	} {
+		if code, out, errOut := tool(t, binary, args...); code != 0 || strings.Contains(out, "401") {
+			t.Errorf("weedd %v: exit code %d\n%s%s", args, code, out, errOut)
+		}
+	}
+	if b, err := os.ReadFile(filepath.Join(back, "file")); err != nil || string(b) != "content" {
+		t.Errorf("downloaded %q, %v", b, err)
+	}
+	stop(t, n)
+}

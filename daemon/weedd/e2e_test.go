@@ -80,6 +80,7 @@ func TestE2E(t *testing.T) {
 	t.Run("every node serves and clients do not notice that one fails", func(t *testing.T) { failing(t, binary) })
 	t.Run("no fault of one process costs a request", func(t *testing.T) { faults(t, binary) })
 	t.Run("other people's programs are served", func(t *testing.T) { otherPrograms(t, binary) })
+	t.Run("the tools fetch the tokens they need", func(t *testing.T) { toolsWithTokens(t, binary) })
 	t.Run("an upload outlives the leader", func(t *testing.T) { uploadOutlivesLeader(t, binary) })
 }
 

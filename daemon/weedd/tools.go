@@ -33,7 +33,7 @@ func (e *toolError) ExitCode() int { return e.code }
 // addMasterFlag gives cmd the flag that says where the cluster is.
 func addMasterFlag(cmd *cobra.Command, masters *[]string) {
 	cmd.Flags().StringSliceVarP(masters, "master", "m", []string{"localhost:9333"},
-		"masters, as host:port,...; when one fails the next is asked")
+		"masters, as host:port,... or https://host:port,...; when one fails the next is asked")
 }
 
 // addSpecFlags gives cmd the flags that say how files are to be kept.
