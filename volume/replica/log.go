@@ -20,6 +20,9 @@ type Log interface {
 	Durable() int64
 	Committed() int64
 	Append(records []byte) error
+	// Room is nil if records of n bytes may be appended that are no deletions;
+	// else volume.ErrNoSpace.
+	Room(n int64) error
 	Sync() (durable int64, err error)
 	Publish(committed int64)
 	Cut(end int64) error

@@ -322,6 +322,12 @@ func (r *Replica) encodeOne(o *op, buf []byte, now time.Time) []byte {
 	if !r.decide(o, now) {
 		return buf
 	}
+	if !o.del {
+		if err := r.opts.Log.Room(int64(len(buf)) + o.length); err != nil {
+			o.refuse(fmt.Errorf("append: %w", err))
+			return buf
+		}
+	}
 	o.n.AppendedAt = r.opts.Log.NextAppendTime(now)
 	next, err := needle.Append(buf, o.n)
 	if err != nil {

@@ -41,9 +41,35 @@ func TestAFullDiskIsReadAndDeletedFromAndWritableWhenThereIsRoom(t *testing.T) {
 	within(t, soonFenced, "the disk is shown as full", func() bool { return n.disk0().Full && n.disk0().Fenced != "" })
 	c.eventually("the copy is reported without room", func() bool { return c.master.report("a", 1).NoRoom })
 	n.mustPut(t, fileID(1, 3), "an id given out before") // nothing new is put there, that is all
+	const spare = 8 << 10
+	n.fs.SetSpace(vfs.Space{All: 1 << 40, Free: minFree/4 + spare})
+	within(t, soonFenced, "less room is shown", func() bool { return n.disk0().FreeB == minFree/4+spare })
+	stuck := make(chan struct{})
+	n.fs.SetHang(func(op faultfs.Op) <-chan struct{} { // nobody looks how much there is
+		if op.Kind == faultfs.Space {
+			return stuck
+		}
+		return nil
+	})
+	for key := 100; ; key++ {
+		id := fileID(1, key)
+		if _, err := n.Put(context.Background(), id, file(id, strings.Repeat("x", 1000)), false); err != nil {
+			if key < 104 || !errors.Is(err, volume.ErrNoSpace) {
+				t.Errorf("file %d: %v", key-99, err)
+			}
+			break
+		}
+		if key == 100+spare/1000 {
+			t.Fatal("files go on being taken until somebody looks how much room there is")
+		}
+	}
+	n.fs.SetHang(nil)
+	close(stuck)
 	n.fs.SetSpace(vfs.Space{All: 1 << 40, Free: minFree / 8})
+	key := 200
 	within(t, soonFenced, "files are refused", func() bool {
-		_, err := n.Put(context.Background(), fileID(1, 9), file(fileID(1, 9), "x"), false)
+		key++ // to store the same again takes no room
+		_, err := n.Put(context.Background(), fileID(1, key), file(fileID(1, key), "x"), false)
 		return errors.Is(err, volume.ErrNoSpace)
 	})
 	c.wantFile("a", fileID(1, 1), "one")

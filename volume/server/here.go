@@ -51,8 +51,7 @@ func (s *Server) DeleteHere(ctx context.Context, id volume.FileID, after volume.
 
 // put and deleteIn write to a copy of this node.
 func (s *Server) put(ctx context.Context, r *replica.Replica, n *needle.Needle, createOnly bool, after volume.Epoch) (volume.PutResult, error) {
-	reach := s.reach(r.Entry().Volume)
-	if err := cmp.Or(closedByHand(r), reach.Fenced, reach.Scarce); err != nil {
+	if err := cmp.Or(closedByHand(r), s.reach(r.Entry().Volume).Fenced); err != nil {
 		return volume.PutResult{}, err
 	}
 	res, err := r.Put(ctx, n, createOnly, after)

@@ -410,6 +410,7 @@ func (b *builder) add(bytes []byte) {
 }
 
 func (b *builder) flush() error {
+	b.v.dir.take(int64(len(b.buf)), b.s.opts.MinFree)
 	if _, err := b.dat.WriteAt(b.buf, b.end-int64(len(b.buf))); err != nil {
 		return err
 	}

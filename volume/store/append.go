@@ -44,6 +44,7 @@ func (v *Volume) Append(records []byte) error {
 	if err := v.prepare(end); err != nil {
 		return err
 	}
+	v.dir.take(int64(len(records)), v.opts.MinFree)
 	if _, err := v.dat().WriteAt(records, end); err != nil {
 		return v.appendFailed(end, err)
 	}

@@ -263,6 +263,7 @@ func (v *Volume) take(ctx context.Context, row indexRow, limit int64, repair rep
 		b.last = w.needle.AppendedAt
 	}
 	row.offset = b.dat.size
+	v.dir.take(length+rowSize, v.opts.MinFree)
 	if err := b.dat.write(rec); err != nil {
 		return err
 	}

@@ -30,7 +30,7 @@ type dir struct {
 // openDir locks a directory and makes sure that it is one of ours. It returns a
 // dir in any case.
 func openDir(fs vfs.FS, spec Dir) (*dir, error) {
-	d := &dir{Dir: spec}
+	d := &dir{Dir: spec, watched: watched{sooner: make(chan struct{}, 1)}}
 	marker := filepath.Join(spec.Path, markerName)
 	marked, err := vfs.Exists(fs, marker)
 	if err != nil {

@@ -26,24 +26,30 @@ const (
 // condition is what the last look at a directory has found. It is never changed
 // in place.
 type condition struct {
-	space  vfs.Space
-	fence  error // nothing may be written there, for this reason; nil when all is well
-	gone   bool  // with fence: what is at its path is not the directory
-	hangs  bool  // with fence: it does not answer
-	since  time.Time
-	full   bool // less than Options.MinFree is free
-	scarce bool // less than a quarter of that is free: only deletions are taken
+	space vfs.Space
+	taken uint64 // watched.taken just before space was asked for
+	fence error  // nothing may be written there, for this reason; nil when all is well
+	gone  bool   // with fence: what is at its path is not the directory
+	hangs bool   // with fence: it does not answer
+	since time.Time
+	full  bool // less than Options.MinFree was free, or still is not an eighth more
 }
 
 // same reports whether there is nothing to tell.
 func (c *condition) same(other *condition) bool {
 	return (c.fence == nil) == (other.fence == nil) && (c.fence == nil || c.fence.Error() == other.fence.Error()) &&
-		c.full == other.full && c.scarce == other.scarce
+		c.full == other.full
 }
 
 // watched is the part of a dir that Watch keeps.
 type watched struct {
 	now atomic.Pointer[condition] // nil unless it is watched
+
+	// taken counts what was ever appended there: between two looks it is all that is
+	// known of the room. Before a write it counts already, and what is removed shows
+	// at the next look only, so the room is never thought larger than it is.
+	taken  atomic.Uint64
+	sooner chan struct{} // a level: room has run short, look at once
 
 	probe sync.Mutex // held during a look; one at a time
 	looks int        // guarded by probe
@@ -74,6 +80,7 @@ func (s *Store) watch(ctx context.Context, d *dir, changed func()) {
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
 	var pending chan *condition // a look under way
+	short := false              // reports may have said that the disk is full
 	for {
 		if pending == nil {
 			pending = make(chan *condition, 1)
@@ -95,14 +102,17 @@ func (s *Store) watch(ctx context.Context, d *dir, changed func()) {
 			return
 		}
 		limit.Stop()
-		if s.tell(d, c) {
+		if s.tell(d, c) || short {
 			changed()
 		}
+		short = false
 		if c.hangs {
 			continue
 		}
 		select {
 		case <-tick.C:
+		case <-d.sooner:
+			short = true
 		case <-ctx.Done():
 			return
 		}
@@ -118,6 +128,7 @@ func (s *Store) look(d *dir) *condition {
 		c.gone = true
 		return c
 	}
+	c.taken = d.taken.Load()
 	if c.space, c.fence = s.opts.FS.Space(d.Path); c.fence != nil {
 		return c
 	}
@@ -143,14 +154,13 @@ func (s *Store) tell(d *dir, c *condition) bool {
 		if was.fence != nil {
 			c.since = was.since
 		}
-		c.space = was.space
+		c.space, c.taken = was.space, was.taken
 	}
 	keep := s.opts.MinFree
 	if was.full {
 		keep += keep / 8 // a disk at the border does not go to and fro
 	}
 	c.full = c.space.Free < keep && c.space.All > 0
-	c.scarce = c.space.Free < keep/4 && c.space.All > 0
 	d.now.Store(c)
 	if c.same(was) {
 		return c.fence != nil && s.opts.Now().Sub(c.since) < 3*lostAfter // those who count the time look again
@@ -164,6 +174,34 @@ func (s *Store) tell(d *dir, c *condition) bool {
 		s.opts.Log.Warn("room on the disk of a data directory", "dir", d.Path, "full", c.full, "free", c.space.Free)
 	}
 	return true
+}
+
+// left is how much room there is: what c found free, without what was appended
+// since.
+func (d *dir) left(c *condition) uint64 {
+	return c.space.Free - min(d.taken.Load()-c.taken, c.space.Free)
+}
+
+// full reports whether less than keep is free.
+func (d *dir) full(c *condition, keep uint64) bool {
+	return c.full || c.space.All > 0 && d.left(c) < keep
+}
+
+// take counts n bytes that are about to be written. When that fills the disk the
+// next look is due, so that the masters hear of it.
+func (d *dir) take(n int64, keep uint64) {
+	c := d.now.Load()
+	if c == nil {
+		return
+	}
+	was := d.full(c, keep)
+	d.taken.Add(uint64(n))
+	if !was && d.full(c, keep) {
+		select {
+		case d.sooner <- struct{}{}:
+		default:
+		}
+	}
 }
 
 // present reports, as volume.ErrUnavailable, that what is at the path of d is not
@@ -211,7 +249,6 @@ type Reach struct {
 	Unread bool  // with Fenced: reads are better sent elsewhere
 	Lost   bool  // with Fenced: the cluster should do without this copy
 	Full   bool  // the disk has too little room for new ids
-	Scarce error // why only deletions are taken, nil if all is: volume.ErrNoSpace
 }
 
 // Reach is what the directory of v is good for at the moment. It does no I/O.
@@ -220,15 +257,26 @@ func (v *Volume) Reach() Reach {
 	if c == nil {
 		return Reach{}
 	}
-	r := Reach{Fenced: v.dir.fenced(), Full: c.full}
+	r := Reach{Fenced: v.dir.fenced(), Full: v.dir.full(c, v.opts.MinFree)}
 	if r.Fenced != nil {
 		r.Unread = c.gone || c.hangs
 		r.Lost = !c.hangs || v.opts.Now().Sub(c.since) >= lostAfter
 	}
-	if c.scarce {
-		r.Scarce = fmt.Errorf("%w: volume %d: %d bytes are free on the disk of %s", volume.ErrNoSpace, v.id, c.space.Free, v.dir.Path)
-	}
 	return r
+}
+
+// Room is nil if records of n bytes may be appended: after them a quarter of
+// Options.MinFree must be free, which is for deletions; else volume.ErrNoSpace.
+// Where nobody watches there is always room. It does no I/O.
+func (v *Volume) Room(n int64) error {
+	c := v.dir.now.Load()
+	if c == nil || c.space.All == 0 {
+		return nil
+	}
+	if free := v.dir.left(c); free < uint64(n)+v.opts.MinFree/4 {
+		return fmt.Errorf("%w: volume %d: %d bytes are free on the disk of %s", volume.ErrNoSpace, v.id, free, v.dir.Path)
+	}
+	return nil
 }
 
 // report fills in what a report says of the state of d.
@@ -236,13 +284,13 @@ func (d *dir) report(s *Store, r *volume.DiskReport) {
 	c := d.now.Load()
 	if c == nil { // nobody watches
 		space, err := s.opts.FS.Space(d.Path)
-		c = &condition{space: space, fence: err, full: err == nil && space.Free < s.opts.MinFree}
+		c = &condition{space: space, taken: d.taken.Load(), fence: err}
 	}
-	r.AllB, r.FreeB = c.space.All, c.space.Free
+	r.AllB, r.FreeB = c.space.All, d.left(c)
 	switch {
 	case c.fence != nil:
 		r.Fenced, r.Missing = c.fence.Error(), c.gone
-	case c.full:
+	case d.full(c, s.opts.MinFree):
 		r.Fenced, r.Full = fmt.Sprintf("fewer than %d bytes are free", s.opts.MinFree), true
 	}
 }
