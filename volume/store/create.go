@@ -357,15 +357,12 @@ func moveFiles(fs vfs.FS, base, target string) error {
 	return errors.Join(fs.SyncDir(target), syncDirOf(fs, base))
 }
 
-// loadMovedAside lists the copies that were set aside by order.
-func (s *Store) loadMovedAside(d *dir) error {
+// movedAside lists the copies that were set aside by order.
+func (s *Store) movedAside(d *dir) (list []aside, err error) {
 	parent := filepath.Join(d.Path, asideName)
 	names, err := s.opts.FS.ReadDir(parent)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
+		return nil, nil
 	}
 	for _, name := range names {
 		path := filepath.Join(parent, name)
@@ -373,9 +370,7 @@ func (s *Store) loadMovedAside(d *dir) error {
 		if err != nil {
 			reason = []byte("no reason is known")
 		}
-		s.mu.Lock()
-		s.aside = append(s.aside, aside{dir: d, path: path, reason: strings.TrimSpace(string(reason))})
-		s.mu.Unlock()
+		list = append(list, aside{dir: d, path: path, reason: strings.TrimSpace(string(reason))})
 	}
-	return nil
+	return list, err
 }

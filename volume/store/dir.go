@@ -24,6 +24,7 @@ type dir struct {
 	lock    io.Closer // nil if it could not be taken
 	id      string    // in its marker file
 	problem string    // why it is not used
+	late    *starting // with problem: its disk has not answered since Open; else nil
 	watched
 }
 

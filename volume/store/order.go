@@ -92,6 +92,14 @@ const closeLimit = 2 * time.Second
 // closeDir closes the volumes of a directory and gives it free, or gives up if its
 // disk hangs: then they are left as a crash would leave them.
 func (s *Store) closeDir(d *dir, volumes []*Volume) error {
+	if d.late != nil {
+		go func() {
+			if d, f, mine := d.late.take(); mine {
+				_ = d.close(f) // the disk hung: what it says now nobody waits for
+			}
+		}()
+		return fmt.Errorf("%w: the disk of %s hangs", volume.ErrUnavailable, d.Path)
+	}
 	steps := make(chan error, len(volumes)+1)
 	go func() {
 		defer close(steps)

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"weedd/volume"
 	"weedd/volume/erasure"
@@ -102,12 +103,8 @@ func (v *Volume) openShards(vi vif) (err error) {
 	o.Data, o.Parity = vi.counts()
 	for _, d := range append([]Dir{{Path: filepath.Dir(v.base)}}, v.opts.Dirs...) {
 		base := filepath.Join(d.Path, filepath.Base(v.base))
-		if other, err := readVif(v.opts.FS, base); err != nil || other.encoded != 0 && vi.encoded != 0 && other.encoded != vi.encoded {
-			continue // of another run of the encoder, or on a disk that fails
-		}
-		for i := range o.Data + o.Parity {
-			there, err := vfs.Exists(v.opts.FS, base+shardExt(i))
-			if err == nil && there && o.Shards[i] == "" {
+		for i, there := range v.shardsAt(base, vi.encoded, o.Data+o.Parity) {
+			if there && o.Shards[i] == "" {
 				o.Shards[i] = base + shardExt(i)
 			}
 		}
@@ -121,6 +118,34 @@ func (v *Volume) openShards(vi vif) (err error) {
 	}
 	v.alien.shards, err = erasure.Open(o)
 	return err
+}
+
+// shardsAt says which of n shards are at base, of the encoder's run encoded. On a disk
+// that fails, or another one that does not answer, there are none: the rest may be
+// enough.
+func (v *Volume) shardsAt(base string, encoded int64, n int) []bool {
+	look := func() []bool {
+		there := make([]bool, n)
+		if other, err := readVif(v.opts.FS, base); err == nil && (other.encoded == 0 || encoded == 0 || other.encoded == encoded) {
+			for i := range there {
+				there[i], err = vfs.Exists(v.opts.FS, base+shardExt(i))
+				there[i] = there[i] && err == nil
+			}
+		}
+		return there
+	}
+	if base == v.base {
+		return look()
+	}
+	found := make(chan []bool, 1)
+	go func() { found <- look() }()
+	select {
+	case there := <-found:
+		return there
+	case <-time.After(watchLimit):
+		v.log.Warn("shards are not looked for on a disk that does not answer", "volume", v.id, "dir", filepath.Dir(base))
+		return nil
+	}
 }
 
 // loadCodedRows reads .ecx and .ecj; end is the length of .dat if it is known.

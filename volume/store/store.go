@@ -98,7 +98,8 @@ type aside struct {
 
 // Open opens every volume in every directory. A volume that cannot be trusted
 // is set aside, a directory that cannot be used is shown in Disks with the
-// reason; neither stops Open, unless no directory at all can be used. An Open
+// reason; neither stops Open, unless no directory at all can be used. One whose disk
+// does not answer is not waited for: Watch takes it into use when it does. An Open
 // that fails leaves nothing open.
 func Open(o Options) (*Store, error) {
 	if o.Sync == "" {
@@ -108,30 +109,32 @@ func Open(o Options) (*Store, error) {
 		return nil, fmt.Errorf("store: sync %q is neither %q nor %q", o.Sync, SyncGroup, SyncOS)
 	}
 	s := &Store{opts: o, volumes: map[volume.ID]*Volume{}, orders: map[volume.ID]*order{}}
-	all := make([]found, len(o.Dirs))
+	starts := make([]*starting, len(o.Dirs))
+	hang := make([]bool, len(o.Dirs))
 	var wait sync.WaitGroup
 	for i, spec := range o.Dirs {
-		d, err := openDir(o.FS, spec)
-		s.dirs = append(s.dirs, d)
-		if all[i].err = err; err == nil {
-			wait.Go(func() { all[i] = s.load(d) })
-		}
+		starts[i] = s.start(spec)
+		wait.Go(func() { hang[i] = !s.started(starts[i]) })
 	}
 	wait.Wait()
 	var refused []error
-	for i, d := range s.dirs {
-		err := all[i].err
-		if err == nil {
-			err = s.take(d, all[i])
-		} else if d.lock != nil { // nothing of it is in use: it may be tried again
-			err = errors.Join(err, d.lock.Close())
-			d.lock = nil
+	for i, at := range starts {
+		if hang[i] {
+			d := &dir{Dir: o.Dirs[i], late: at, problem: fmt.Sprintf("the disk of %s did not answer when the process started: it is used as soon as it does", o.Dirs[i].Path)}
+			s.dirs = append(s.dirs, d)
+			o.Log.Error("data directory is not used", "dir", d.Path, "err", d.problem)
+			continue
 		}
-		if err != nil {
-			d.problem = err.Error()
-			o.Log.Error("data directory is not used", "dir", d.Path, "err", err)
-			refused = append(refused, err)
+		d, f, _ := at.take()
+		s.dirs = append(s.dirs, d)
+		if f.err == nil {
+			s.take(d, f)
+			continue
 		}
+		err := errors.Join(f.err, d.close(f)) // nothing of it is in use: it may be tried again
+		d.problem = err.Error()
+		o.Log.Error("data directory is not used", "dir", d.Path, "err", err)
+		refused = append(refused, err)
 	}
 	if len(refused) == len(o.Dirs) {
 		return nil, errors.Join(errors.Join(refused...), s.Close())
@@ -147,6 +150,7 @@ func Open(o Options) (*Store, error) {
 // found is what is in a directory.
 type found struct {
 	volumes []opened
+	aside   []aside // by order, in an earlier run
 	err     error
 }
 
@@ -171,6 +175,9 @@ func (s *Store) load(d *dir) (f found) {
 	}
 	if err == nil {
 		names, err = s.opts.FS.ReadDir(d.Path) // without those
+	}
+	if err == nil {
+		f.aside, err = s.movedAside(d)
 	}
 	if err != nil {
 		return found{err: err}
@@ -197,11 +204,13 @@ func (s *Store) load(d *dir) (f found) {
 
 // take makes what was found in d part of s. It does not matter which volume was
 // opened first.
-func (s *Store) take(d *dir, f found) error {
+func (s *Store) take(d *dir, f found) {
 	for _, o := range f.volumes {
 		s.enter(d, o)
 	}
-	return s.loadMovedAside(d)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.aside = append(s.aside, f.aside...)
 }
 
 // volumeNames picks the names, without suffix, of what may be volumes.
