@@ -18,7 +18,9 @@ const (
 	scrubRateLeast = 4 << 20          // bytes a second, where the period asks for fewer
 	scrubRateAsked = 128 << 20        // bytes a second of a pass that somebody waits for
 	scrubIdle      = time.Minute      // between two looks whether something is due
-	scrubAgain     = 10 * time.Minute // after a pass, or a repair, that failed
+	scrubAgain     = 10 * time.Minute // after a pass that failed
+	mendFirst      = time.Second      // after a repair that failed, and twice as long after each further one,
+	mendLast       = 10 * time.Minute // up to this
 	scrubProblems  = 100              // listed of one pass
 	mendQueue      = 64
 	mendLimit      = 30 * time.Second
@@ -49,6 +51,7 @@ type ScrubProblem struct {
 type scrubs struct {
 	wake chan struct{} // a level: a pass was asked for
 	mend chan mendRequest
+	hope chan struct{} // a level: what could not be repaired may be repaired soon
 
 	mu      sync.Mutex
 	running volume.ID
@@ -85,6 +88,7 @@ func (s *Server) note(v *store.Volume, d store.Damage) {
 		now = was
 	}
 	c.bad[v.ID()] = now
+	_, known := now.at[d.Offset]
 	if d.Repaired {
 		delete(now.at, d.Offset)
 	} else {
@@ -92,6 +96,9 @@ func (s *Server) note(v *store.Volume, d store.Damage) {
 	}
 	c.mu.Unlock()
 	s.touch(v.ID())
+	if !d.Repaired && !known {
+		s.mendSoon()
+	}
 }
 
 // damaged counts the bad places of a copy.
@@ -112,7 +119,7 @@ type mendRequest struct {
 
 func newScrubs() *scrubs {
 	return &scrubs{
-		wake: make(chan struct{}, 1), mend: make(chan mendRequest, mendQueue), last: map[volume.ID]ScrubReport{},
+		wake: make(chan struct{}, 1), mend: make(chan mendRequest, mendQueue), hope: make(chan struct{}, 1), last: map[volume.ID]ScrubReport{},
 		failed: map[volume.ID]time.Time{}, bad: map[volume.ID]badPlaces{}, mending: map[mendRequest]bool{},
 	}
 }
@@ -175,7 +182,6 @@ func (s *Server) scrubLoop(ctx context.Context) {
 	}
 	tick := time.NewTicker(idle)
 	defer tick.Stop()
-	retried := s.opts.Now()
 	for ctx.Err() == nil {
 		v, asked := s.nextScrub()
 		if v != nil {
@@ -186,10 +192,6 @@ func (s *Server) scrubLoop(ctx context.Context) {
 		case <-ctx.Done():
 		case <-s.scrubs.wake:
 		case <-tick.C:
-			if now := s.opts.Now(); now.Sub(retried) >= scrubAgain {
-				retried = now
-				s.retryRepairs()
-			}
 		}
 	}
 }
@@ -290,22 +292,44 @@ func (s *Server) scrub(ctx context.Context, v *store.Volume, asked bool) {
 	}
 }
 
-// retryRepairs has what could not be repaired tried again: the node that has good
-// bytes may have been away.
-func (s *Server) retryRepairs() {
-	s.scrubs.mu.Lock()
-	var again []mendRequest
-	for id, b := range s.scrubs.bad {
-		for at, record := range b.at {
-			if record {
-				again = append(again, mendRequest{id, at})
-			}
-		}
+// mendSoon has what could not be repaired tried again soon: it was found just now,
+// or a copy that has good bytes may have come in sync.
+func (s *Server) mendSoon() {
+	select {
+	case s.scrubs.hope <- struct{}{}:
+	default:
 	}
-	s.scrubs.mu.Unlock()
+}
+
+// retryRepairs has what could not be repaired tried again: the node that has good
+// bytes may have been away. It answers how many records that are.
+func (s *Server) retryRepairs() int {
+	again := s.badRecords()
 	for _, q := range again {
 		s.mendLater(q.id, &volume.CorruptError{Volume: q.id, Offset: q.offset})
 	}
+	return len(again)
+}
+
+// badRecords lists the records of the copies that are here now that could not be
+// repaired.
+func (s *Server) badRecords() (list []mendRequest) {
+	s.scrubs.mu.Lock()
+	all := maps.Clone(s.scrubs.bad)
+	s.scrubs.mu.Unlock()
+	for id, b := range all {
+		if r := s.copy(id); r == nil || r.Report().Copy != b.copy || r.Report().Generation != b.generation {
+			continue
+		}
+		s.scrubs.mu.Lock()
+		for at, record := range b.at {
+			if record {
+				list = append(list, mendRequest{id, at})
+			}
+		}
+		s.scrubs.mu.Unlock()
+	}
+	return list
 }
 
 // known reports whether a record is known to be bad, so that it need not be told
@@ -385,12 +409,24 @@ func (s *Server) mendLater(id volume.ID, err error) {
 	}
 }
 
-// mendLoop repairs the records that reads found bad.
+// mendLoop repairs the records that reads found bad, and tries again what it could
+// not repair: soon at first, then ever more rarely.
 func (s *Server) mendLoop(ctx context.Context) {
+	again, pause := time.NewTimer(mendFirst), mendFirst
+	again.Stop() // until there is something
+	defer again.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
+		case <-s.scrubs.hope:
+			pause = mendFirst
+			again.Reset(pause)
+		case <-again.C:
+			if s.retryRepairs() > 0 {
+				pause = min(2*pause, mendLast)
+				again.Reset(pause)
+			}
 		case q := <-s.scrubs.mend:
 			s.mend(ctx, q)
 			s.scrubs.mu.Lock()

@@ -123,6 +123,25 @@ func TestAReadThatMeetsABadRecordHasItRepaired(t *testing.T) {
 	got.Release()
 }
 
+// While no other copy can be asked, a bad record stays bad and is reported; soon
+// after one is there again it is repaired, and nobody has to read it once more.
+func TestABadRecordIsRepairedSoonAfterAnotherCopyIsThere(t *testing.T) {
+	t.Parallel()
+	c := start2(t)
+	good := c.node("a").bytes(t, "/data/7.dat")
+	b := c.node("b")
+	c.halt("b")
+	c.node("a").flipAt(t, "/data/7.dat", 8+16+4+100)
+	if n, err := c.node("a").Get(t.Context(), fileID(7, 1), false); err == nil {
+		n.Release()
+		t.Fatal("read of a bad record")
+	}
+	c.eventually("the damage is reported", func() bool { return c.master.report("a", 7).Damaged == 1 })
+	c.boot("b", b.fs)
+	within(t, 5*time.Second, "the record is as it was written", func() bool { return c.node("a").bytes(t, "/data/7.dat") == good })
+	c.eventually("the damage is reported no more", func() bool { return c.master.report("a", 7).Damaged == 0 })
+}
+
 // Passes that nobody asked for come by themselves.
 func TestVolumesAreScrubbedInTheirTime(t *testing.T) {
 	t.Parallel()

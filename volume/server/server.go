@@ -219,7 +219,7 @@ func (s *Server) open(v *store.Volume) *replica.Replica {
 		},
 		Repair:    s.fetch,
 		Compacted: s.metrics.compacted,
-		Changed:   func() { s.touch(id) },
+		Changed:   func() { s.touch(id); s.mendSoon() },
 		SlowSync:  s.opts.SlowSync, Pace: &s.pace, Logger: s.log, Now: s.opts.Now,
 	})
 }
