@@ -215,6 +215,9 @@ func (d *Daemon) openGossip() error {
 // publicURL is host:port of volume HTTP to give to clients.
 func (d *Daemon) publicURL() string {
 	reach := d.cfg.Reach(d.cfg.Volume.HTTP, portOf(d.volume.listener))
+	if l := d.volume.public; l != nil {
+		reach = d.cfg.Reach(d.cfg.Volume.Public, portOf(l))
+	}
 	if d.cfg.Volume.PublicURL == "" {
 		return reach
 	}
@@ -322,7 +325,7 @@ func (d *Daemon) servers() (s []*httpServer) {
 		s = append(s, d.master.http)
 	}
 	if d.volume != nil {
-		s = append(s, d.volume.http, d.volume.inner)
+		s = append(s, d.volume.http, d.volume.reads, d.volume.inner)
 	}
 	return s
 }

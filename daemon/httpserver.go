@@ -13,6 +13,7 @@ import (
 type httpServer struct {
 	*http.Server
 	handler http.Handler
+	stall   time.Duration // a client that neither sends nor takes anything for so long is dropped
 	leaving atomic.Bool
 
 	mu      sync.Mutex
@@ -22,7 +23,7 @@ type httpServer struct {
 }
 
 func newHTTP(h http.Handler, log *slog.Logger) *httpServer {
-	s := &httpServer{handler: h}
+	s := &httpServer{handler: h, stall: time.Minute}
 	s.idle = sync.NewCond(&s.mu)
 	s.Server = &http.Server{
 		Handler: s, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
@@ -51,6 +52,10 @@ func (s *httpServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer s.done()
 	if s.leaving.Load() {
 		w.Header().Set("Connection", "close")
+	}
+	if r.ContentLength != 0 {
+		r.Body = &slowBody{ReadCloser: r.Body, conn: http.NewResponseController(w), allowed: s.stall, stall: s.stall}
+		r.Body.(*slowBody).await() // if nobody reads it, http.Server does
 	}
 	s.handler.ServeHTTP(w, r)
 }

@@ -155,7 +155,7 @@ func (d *Daemon) startMaster(client *clusterrpc.Client) {
 		Master: m.master, Group: m, Ready: d.Reasons, Log: d.log, Version: d.opts.Version, Metrics: d.metricsHandler(),
 		DefaultReplication: d.cfg.Master.DefaultReplication, GarbageThreshold: float64(d.cfg.Master.GarbageThreshold), VolumeLimit: int64(d.cfg.Master.VolumeSizeLimit),
 		Access: d.access, TLS: d.cert != nil,
-		FileLimit: int64(d.cfg.Limits.FileSize), HeldBytes: int64(d.cfg.Limits.HeldBytes), HeldRequests: d.cfg.Limits.HeldRequests,
+		FileLimit: int64(d.cfg.Limits.FileSize), HeldBytes: int64(d.cfg.Limits.HeldBytes), HeldRequests: d.cfg.Limits.HeldRequests, Room: d.cfg.Limits.Hold,
 	})
 	d.metrics.MustRegister(m.api.Collectors()...)
 	d.metrics.MustRegister(m.leader.Collectors()...)
@@ -250,7 +250,7 @@ func (m *masterRole) reasons() []string {
 
 // setLimits follows limits that change live.
 func (m *masterRole) setLimits(cfg config.Config) {
-	m.api.SetLimits(int64(cfg.Limits.FileSize), int64(cfg.Limits.HeldBytes), cfg.Limits.HeldRequests)
+	m.api.SetLimits(int64(cfg.Limits.FileSize), int64(cfg.Limits.HeldBytes), cfg.Limits.HeldRequests, cfg.Limits.Hold)
 	m.master.SetHold(cfg.Limits.Hold)
 }
 

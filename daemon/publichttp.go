@@ -130,6 +130,7 @@ func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 
 // serve serves a public port until it is closed, by TLS if there is a certificate.
 func (s *httpServer) serve(l net.Listener, c *certificate) error {
+	l = slowListener{l, s.stall}
 	if c == nil {
 		return ignoreClosed(s.Serve(l))
 	}

@@ -31,7 +31,9 @@ import (
 type volumeRole struct {
 	listener net.Listener
 	http     *httpServer
-	inner    *httpServer // the same API, for other nodes
+	public   net.Listener // that only reads; nil for none
+	reads    *httpServer  // on public
+	inner    *httpServer  // the same API, for other nodes
 	ledger   *store.Ledger
 	store    *store.Store
 	server   *server.Server
@@ -74,6 +76,11 @@ func (d *Daemon) openVolume() (err error) {
 	if v.listener, err = d.listen(d.cfg.VolumeAddr(), "public port of the volume role"); err != nil {
 		return err
 	}
+	if addr := d.cfg.PublicAddr(); addr != "" {
+		if v.public, err = d.listen(addr, "public port of the volume role that only reads"); err != nil {
+			return err
+		}
+	}
 	d.volume = v
 	return nil
 }
@@ -96,13 +103,13 @@ func (d *Daemon) startVolume(masters *clusterrpc.Client) {
 		DialPeer: func(ctx context.Context, addr string) (net.Conn, error) {
 			return d.trust.Dial(ctx, internalnet.ProtoHTTP, addr, "")
 		},
-		FileLimit: int64(d.cfg.Limits.FileSize), UploadLimit: inFlight(d.cfg),
+		Origins: d.cfg.Access.Origins, Limits: volumeLimits(d.cfg),
 		Images: int64(d.cfg.Volume.Images), ReadMode: volumehttp.ReadMode(d.cfg.Volume.ReadMode), Hold: d.cfg.Limits.Hold,
 	})
 	d.open.push(v.api.Close)
 	d.metrics.MustRegister(v.server.Collectors()...)
 	d.metrics.MustRegister(v.api.Collectors()...)
-	v.http, v.inner = newHTTP(v.api.Handler(), d.log), newHTTP(v.api.Inner(), d.log)
+	v.http, v.reads, v.inner = newHTTP(v.api.Handler(), d.log), newHTTP(v.api.Public(), d.log), newHTTP(v.api.Inner(), d.log)
 }
 
 // run serves until ctx ends.
@@ -110,18 +117,26 @@ func (v *volumeRole) run(ctx context.Context, d *Daemon) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return v.server.Run(ctx) })
 	g.Go(func() error { return v.http.serve(v.listener, d.cert) })
+	if v.public != nil {
+		g.Go(func() error { return v.reads.serve(v.public, d.cert) })
+	}
 	g.Go(func() error { return v.inner.serve(d.port.HTTP(), nil) })
 	g.Go(func() error {
 		<-ctx.Done()
-		return errors.Join(v.http.Close(), v.inner.Close()) // after a planned stop nothing is left to cut off
+		return errors.Join(v.http.Close(), v.reads.Close(), v.inner.Close()) // after a planned stop nothing is left to cut off
 	})
 	return g.Wait()
 }
 
 // setLimits follows limits that change live.
 func (v *volumeRole) setLimits(cfg config.Config) {
-	v.api.SetLimits(int64(cfg.Limits.FileSize), inFlight(cfg))
+	v.api.SetLimits(volumeLimits(cfg))
 	v.server.SetRepair(int64(cfg.Volume.RepairRate))
+}
+
+// volumeLimits is what the public API takes on.
+func volumeLimits(cfg config.Config) volumehttp.Limits {
+	return volumehttp.Limits{File: int64(cfg.Limits.FileSize), Uploads: inFlight(cfg), Downloads: int64(cfg.Limits.Downloads), Wait: cfg.Limits.Hold}
 }
 
 // inFlight is the memory for uploads: as configured, and enough for the largest.

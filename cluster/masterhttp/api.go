@@ -67,8 +67,8 @@ type Options struct {
 	VolumeLimit        int64         // bytes of a full volume, for what /collection/info tells; 0 is 30 GiB
 	FileLimit          int64         // bytes of one file; 0 is 256 MiB
 	HeldBytes          int64         // bytes of memory that /submit takes for bodies at once, one file at least; 0 is 256 MiB
+	Room               time.Duration // how long an upload waits for room in memory before it is told 429; 0 is 10 s
 	HeldRequests       int           // requests that may wait at once; 0 is 1024
-	Stall              time.Duration // a client that sends no byte for so long is dropped; 0 is 1 min
 	Access             wire.Access   // who may use it, and the tokens it gives out
 	TLS                bool          // clients are told https in redirects to volume servers
 }
@@ -96,8 +96,8 @@ func New(o Options) *API {
 	if o.HeldRequests == 0 {
 		o.HeldRequests = 1024
 	}
-	if o.Stall == 0 {
-		o.Stall = time.Minute
+	if o.Room == 0 {
+		o.Room = 10 * time.Second
 	}
 	if o.GarbageThreshold == 0 {
 		o.GarbageThreshold = 0.3
@@ -108,7 +108,7 @@ func New(o Options) *API {
 	a := &API{
 		opts: o, version: "weedd " + o.Version, metrics: wire.NewMetrics("master"), repeats: newRepeats(),
 	}
-	a.SetLimits(o.FileLimit, o.HeldBytes, o.HeldRequests)
+	a.SetLimits(o.FileLimit, o.HeldBytes, o.HeldRequests, o.Room)
 	a.route()
 	return a
 }
@@ -120,9 +120,9 @@ type limits struct {
 	held  chan struct{}
 }
 
-// SetLimits changes Options.FileLimit, HeldBytes and HeldRequests.
-func (a *API) SetLimits(file, heldBytes int64, heldRequests int) {
-	a.limits.Store(&limits{file, wire.NewBudget(max(heldBytes, needle.Footprint(file)), roomWait, a.metrics), make(chan struct{}, heldRequests)})
+// SetLimits changes Options.FileLimit, HeldBytes, HeldRequests and Room.
+func (a *API) SetLimits(file, heldBytes int64, heldRequests int, room time.Duration) {
+	a.limits.Store(&limits{file, wire.NewBudget(max(heldBytes, needle.Footprint(file)), room, a.metrics), make(chan struct{}, heldRequests)})
 }
 
 // Handler is the whole API.

@@ -225,7 +225,7 @@ func TestTooManyWait(t *testing.T) {
 	if w := s.do("GET", "/dir/assign", ""); w.Code != 503 || w.Header().Get("Retry-After") == "" {
 		t.Errorf("one more: %d %s", w.Code, text(t, w))
 	}
-	s.api.SetLimits(1<<20, 0, 2)
+	s.api.SetLimits(1<<20, 0, 2, time.Second)
 	if w := s.do("GET", "/dir/lookup?volumeId=1", ""); w.Code != 404 {
 		t.Errorf("a lookup waits for nobody: %d", w.Code)
 	}

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
-	"time"
 
 	"weedd/cluster/master"
 	"weedd/volume"
@@ -46,7 +45,7 @@ func (a *API) submit(w *answer, r *http.Request) error {
 	}
 	defer done()
 	if key == "" {
-		out, err := a.store(w, r)
+		out, err := a.store(r)
 		if err != nil {
 			return err
 		}
@@ -67,11 +66,10 @@ func (a *API) storeOnce(w *answer, r *http.Request, key string) error {
 		return fmt.Errorf("%w: %w", volume.ErrExists, err)
 	case out == nil:
 		defer func() { end(out) }() // also when it panics
-		if out, err = a.store(w, r); err != nil {
+		if out, err = a.store(r); err != nil {
 			return err
 		}
 	case r.Header.Get("Expect") == "": // simple clients send all of it before they read
-		wire.GuardBody(w, r, a.opts.Stall)
 		_, _ = io.Copy(io.Discard, r.Body) // a client that hung up gets no answer anyway
 	}
 	wire.JSON(w, r, http.StatusCreated, out)
@@ -79,7 +77,7 @@ func (a *API) storeOnce(w *answer, r *http.Request, key string) error {
 }
 
 // store stores the file in the body of r, in chunks if it is large.
-func (a *API) store(w *answer, r *http.Request) (*submitted, error) {
+func (a *API) store(r *http.Request) (*submitted, error) {
 	q, err := wire.Query(r)
 	if err != nil {
 		return nil, err
@@ -105,7 +103,6 @@ func (a *API) store(w *answer, r *http.Request) (*submitted, error) {
 		return nil, err
 	}
 	defer release()
-	wire.GuardBody(w, r, a.opts.Stall)
 	in, err := wire.OpenUpload(r, o)
 	if err != nil {
 		return nil, err
@@ -188,6 +185,3 @@ func (a *API) storeChunks(r *http.Request, req master.Request, in *wire.Incoming
 	}
 	return a.storeOne(r, req, up)
 }
-
-// roomWait is how long an upload waits for room in memory before it is told 429.
-const roomWait = 10 * time.Second

@@ -83,8 +83,9 @@ type Access struct {
 	ReadKey   string        `mapstructure:"read_key"`   // file with the key for tokens; "" asks for none
 	WriteLife time.Duration `mapstructure:"write_life"` // of tokens given out; 0 is for ever
 	ReadLife  time.Duration `mapstructure:"read_life"`
-	Allow     []string      `mapstructure:"allow"` // addresses and networks that may write, and ask masters; none is all
-	Admin     []string      `mapstructure:"admin"` // those that may destroy data, besides loopback
+	Allow     []string      `mapstructure:"allow"`   // addresses and networks that may write, and ask masters; none is all
+	Admin     []string      `mapstructure:"admin"`   // those that may destroy data, besides loopback
+	Origins   []string      `mapstructure:"origins"` // pages that browsers let read with cookies; none is all, without
 }
 
 // Master is the master role.
@@ -103,6 +104,7 @@ type Master struct {
 // Volume is the volume role.
 type Volume struct {
 	HTTP       Listen        `mapstructure:"http"`
+	Public     Listen        `mapstructure:"public"`      // one more port, which only reads; the zero value is none
 	PublicURL  string        `mapstructure:"public_url"`  // host or host:port given to clients; "" for address and port
 	ReadMode   string        `mapstructure:"read_mode"`   // proxy, redirect, local: what to do for volumes that are elsewhere
 	Sync       string        `mapstructure:"sync"`        // group (fsync before the answer), os
@@ -123,6 +125,7 @@ type Disk struct {
 type Limits struct {
 	FileSize     Size          `mapstructure:"file_size"`     // of one file in one record
 	InFlight     Size          `mapstructure:"in_flight"`     // memory for uploads at the volume role, together; 0 for no limit
+	Downloads    Size          `mapstructure:"downloads"`     // of files that a volume server is sending, together; 0 for no limit
 	HeldBytes    Size          `mapstructure:"held_bytes"`    // memory for uploads at a master, together
 	HeldRequests int           `mapstructure:"held_requests"` // how many requests may wait
 	Hold         time.Duration `mapstructure:"hold"`          // how long a request may wait before it is told 503
@@ -197,6 +200,15 @@ func (c Config) MasterAddr() string { return c.bind(c.Master.HTTP) }
 // VolumeAddr is the host:port to bind for the volume server's public HTTP, as
 // with MasterAddr.
 func (c Config) VolumeAddr() string { return c.bind(c.Volume.HTTP) }
+
+// PublicAddr is the host:port to bind for the volume server's port that only reads,
+// as with MasterAddr; "" for none.
+func (c Config) PublicAddr() string {
+	if c.Volume.Public == (Listen{}) {
+		return ""
+	}
+	return c.bind(c.Volume.Public)
+}
 
 func (c Config) bind(l Listen) string {
 	if l.Host == "" && c.Loopback() {

@@ -43,7 +43,9 @@ func (k key) decode(v any) (any, error) {
 		if n, ok := v.(int64); ok {
 			v = strconv.FormatInt(n, 10)
 		}
-		if s, ok := v.(string); ok {
+		if s, ok := v.(string); ok && k.optional && s == "0" {
+			return Listen{}, nil
+		} else if ok {
 			return parseListen(s)
 		}
 		return nil, fmt.Errorf(`%s is no port; write a port such as 9333, or "address:port"`, show(v))

@@ -18,6 +18,7 @@ type key struct {
 	sample   string            // in TOML: shown in the default file where the default would not tell much
 	required bool              // the sample stands there uncommented
 	choices  []string          // all values of a string
+	optional bool              // of a port: 0 is none
 	min, max int64             // of whole numbers, sizes and durations, both allowed
 	field    func(*Config) any // pointer to where the value lives
 }
@@ -93,6 +94,9 @@ var keys = []key{
 	{name: "access.admin", sample: `["192.168.100.2"]`, field: func(c *Config) any { return &c.Access.Admin },
 		doc: "Those that may call what destroys data or keeps disks busy (/col/delete,\n/cluster/operation, /admin/scrub),\nbesides this host itself. A token with the fid \"*\", signed with write_key, may too."},
 
+	{name: "access.origins", sample: `["https://app.example.org"]`, field: func(c *Config) any { return &c.Access.Origins },
+		doc: "Web pages, by their origin, that browsers let use volume servers with cookies, and no others then.\nWithout any, all may, without cookies."},
+
 	{name: "master.http", field: func(c *Config) any { return &c.Master.HTTP },
 		doc: "Port of the public API, or \"address:port\" to bind one address only."},
 	{name: "master.expect", min: 1, max: 7, field: func(c *Config) any { return &c.Master.Expect },
@@ -114,6 +118,8 @@ var keys = []key{
 
 	{name: "volume.http", field: func(c *Config) any { return &c.Volume.HTTP },
 		doc: "Port of the public API, or \"address:port\" to bind one address only."},
+	{name: "volume.public", sample: "8081", optional: true, field: func(c *Config) any { return &c.Volume.Public },
+		doc: "One more port, on which files can be read and nothing else: for strangers, while the port above\nis kept from them. Clients are told this one as publicUrl. 0 is none."},
 	{name: "volume.public_url", sample: `"files.example.org:8080"`, field: func(c *Config) any { return &c.Volume.PublicURL },
 		doc: "Host or host:port that clients are told, where it is not the address and port above."},
 	{name: "volume.read_mode", choices: []string{"proxy", "redirect", "local"}, field: func(c *Config) any { return &c.Volume.ReadMode },
@@ -133,8 +139,10 @@ var keys = []key{
 		doc: "The largest file that is kept in one piece. A volume server takes no larger one; /submit at a\nmaster cuts it into chunks."},
 	{name: "limits.in_flight", live: true, max: int64(TiB), field: func(c *Config) any { return &c.Limits.InFlight },
 		doc: "Memory for the uploads that a volume server takes at a time, two to three times their bodies;\nanother is told 429. \"0B\" is no limit."},
+	{name: "limits.downloads", live: true, max: int64(TiB), field: func(c *Config) any { return &c.Limits.Downloads },
+		doc: "Bytes of its own files that a volume server sends at a time: once there are so many, a read waits\nas long as limits.hold, and is told 429 then. \"0B\" is no limit."},
 	{name: "limits.held_bytes", live: true, max: int64(TiB), field: func(c *Config) any { return &c.Limits.HeldBytes },
-		doc: "Requests wait here while a volume or a leader is missing: memory for their bodies, their number,\nand how long before the answer is 503."},
+		doc: "Requests wait here while a volume or a leader is missing: memory for their bodies, their number,\nand how long before the answer is 503. An upload or a download waits as long for room, and is\ntold 429."},
 	{name: "limits.held_requests", live: true, min: 1, max: 1 << 20, field: func(c *Config) any { return &c.Limits.HeldRequests }},
 	{name: "limits.hold", live: true, min: int64(100 * time.Millisecond), max: int64(10 * time.Minute), field: func(c *Config) any { return &c.Limits.Hold }},
 	{name: "limits.stop", live: true, min: int64(time.Second), max: int64(time.Hour), field: func(c *Config) any { return &c.Limits.Stop },

@@ -5,6 +5,7 @@ import (
 	"math"
 	"net"
 	"net/netip"
+	"net/url"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -51,6 +52,7 @@ func (c *check) all() {
 	c.trust()
 	c.paths()
 	c.access()
+	c.origins()
 	c.ports()
 	c.join()
 	c.words()
@@ -202,6 +204,16 @@ func (c *check) access() {
 	}
 }
 
+// origins checks which pages may use volume servers.
+func (c *check) origins() {
+	for _, s := range c.Access.Origins {
+		u, err := url.Parse(s)
+		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || s != u.Scheme+"://"+u.Host {
+			c.complain("access.origins", "%q is no origin; write scheme, host and port as browsers send them, as in https://app.example.org", clip(s))
+		}
+	}
+}
+
 func (c *check) absolute(key, path string) {
 	if path == "" || filepath.IsAbs(path) || c.Loopback() {
 		return
@@ -235,6 +247,7 @@ func (c *check) ports() {
 	}
 	if c.Has(cluster.RoleVolume) {
 		add("volume.http", c.Volume.HTTP)
+		add("volume.public", c.Volume.Public)
 	}
 	for i, p := range ports {
 		for _, q := range ports[:i] {
@@ -267,7 +280,7 @@ func (c *check) join() {
 		if port == 0 || port == c.Gossip.Port {
 			continue
 		}
-		for key, p := range map[string]int{"master.http": c.Master.HTTP.Port, "volume.http": c.Volume.HTTP.Port, "internal.port": c.Internal.Port} {
+		for key, p := range map[string]int{"volume.public": c.Volume.Public.Port, "master.http": c.Master.HTTP.Port, "volume.http": c.Volume.HTTP.Port, "internal.port": c.Internal.Port} {
 			if port == p {
 				c.complain("gossip.join", "%s: %d is the port of %s; nodes are joined by gossip, port %d", s, port, key, c.Gossip.Port)
 			}
@@ -291,23 +304,23 @@ func (c *check) master() {
 }
 
 func (c *check) publicURL() {
-	url := c.Volume.PublicURL
-	if url == "" {
+	text := c.Volume.PublicURL
+	if text == "" {
 		return
 	}
-	if _, rest, ok := strings.Cut(url, "://"); ok {
-		c.complain("volume.public_url", "%q: write host or host:port alone, as in %q", clip(url), clip(strings.TrimRight(rest, "/")))
+	if _, rest, ok := strings.Cut(text, "://"); ok {
+		c.complain("volume.public_url", "%q: write host or host:port alone, as in %q", clip(text), clip(strings.TrimRight(rest, "/")))
 		return
 	}
-	host := url
-	if h, port, err := net.SplitHostPort(url); err == nil {
+	host := text
+	if h, port, err := net.SplitHostPort(text); err == nil {
 		if _, err := parseListen(port); err != nil {
 			c.complain("volume.public_url", "%v", err)
 		}
 		host = h
 	}
-	if !isHostName(host) || len(url) > 100 {
-		c.complain("volume.public_url", "%q is no host; write host or host:port, at most 100 letters", clip(url))
+	if !isHostName(host) || len(text) > 100 {
+		c.complain("volume.public_url", "%q is no host; write host or host:port, at most 100 letters", clip(text))
 	}
 }
 

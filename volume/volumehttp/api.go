@@ -73,18 +73,24 @@ type Options struct {
 	Metrics http.Handler // serves /metrics; nil for none
 	Scrub   Scrubber     // for /admin/scrub; nil for none
 
-	FileLimit   int64         // bytes of one file; 0 is 256 MiB
-	UploadLimit int64         // bytes of all uploads in memory at once; 0 is no limit
-	UploadWait  time.Duration // how long an upload waits for room, then 429; 0 is 10 s
-	Stall       time.Duration // a client that neither sends nor takes a byte for so long is dropped; 0 is 1 min
-	ReadMode    ReadMode      // "" is ReadProxy
-	Access      wire.Access   // who may use it
-	TLS         bool          // clients are told https in redirects
+	Limits   Limits
+	ReadMode ReadMode    // "" is ReadProxy
+	Access   wire.Access // who may use it
+	Origins  []string    // pages that browsers may let use it with cookies, such as "https://example.org"; none is all, without cookies
+	TLS      bool        // clients are told https in redirects
 	// DialPeer connects to the internal address of a node, where Inner is served; nil
 	// has peers asked at their public address instead.
 	DialPeer func(ctx context.Context, addr string) (net.Conn, error)
 	Images   int64         // bytes of memory for images being edited, and a quarter more for results; 0 serves all as they are
 	Hold     time.Duration // how long a read is held while no holder of its volume answers; 0 is 10 s
+}
+
+// Limits are what one API takes on at a time. Zero values mean what the comments say.
+type Limits struct {
+	File      int64         // bytes of one file; 256 MiB
+	Uploads   int64         // bytes of all uploads in memory; no limit
+	Downloads int64         // bytes of files of this node on their way to clients; no limit
+	Wait      time.Duration // how long a request waits for room, then 429; 10 s
 }
 
 // API answers requests. Safe for concurrent use.
@@ -100,16 +106,11 @@ type API struct {
 	peers   *http.Client // fetches what other nodes hold
 	files   *httprouter.Router
 	words   *httprouter.Router
+	public  *httprouter.Router
 }
 
 // New makes an API. It starts nothing; Close drops its idle connections.
 func New(o Options) *API {
-	if o.UploadWait == 0 {
-		o.UploadWait = 10 * time.Second
-	}
-	if o.Stall == 0 {
-		o.Stall = time.Minute
-	}
 	if o.Hold == 0 {
 		o.Hold = 10 * time.Second
 	}
@@ -123,27 +124,34 @@ func New(o Options) *API {
 		peers:   newPeerClient(o.DialPeer),
 		images:  newImages(o.Images),
 	}
-	a.SetLimits(o.FileLimit, o.UploadLimit)
+	a.SetLimits(o.Limits)
 	a.route()
 	return a
 }
 
 // limits are what changes live. Requests under way keep those they began with.
 type limits struct {
-	file    int64
-	uploads *wire.Budget
+	file      int64
+	uploads   *wire.Budget
+	downloads *wire.Gate
 }
 
-// SetLimits changes Options.FileLimit and UploadLimit, with the same meaning of 0.
-func (a *API) SetLimits(file, uploads int64) {
-	if file == 0 {
-		file = 256 << 20
+// SetLimits changes Options.Limits.
+func (a *API) SetLimits(l Limits) {
+	if l.File == 0 {
+		l.File = 256 << 20
 	}
-	a.limits.Store(&limits{file, wire.NewBudget(uploads, a.opts.UploadWait, a.metrics)})
+	if l.Wait == 0 {
+		l.Wait = 10 * time.Second
+	}
+	a.limits.Store(&limits{l.File, wire.NewBudget(l.Uploads, l.Wait, a.metrics), wire.NewGate(l.Downloads, l.Wait, a.metrics)})
 }
 
 // Handler is the whole API.
 func (a *API) Handler() http.Handler { return http.HandlerFunc(a.serve) }
+
+// Public is what may be open to strangers: it only reads files.
+func (a *API) Public() http.Handler { return a.public }
 
 // Inner is the whole API for other nodes, who may do everything: it must not be
 // reachable by anybody else.

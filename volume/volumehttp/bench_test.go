@@ -46,7 +46,7 @@ func (d *discarded) WriteHeader(status int)      { d.status = status }
 
 // BenchmarkPut is what this package adds to a write of 1 KiB.
 func BenchmarkPut(b *testing.B) {
-	h := volumehttp.New(volumehttp.Options{Blobs: &accepting{}, Log: discard(), UploadLimit: 1 << 20}).Handler()
+	h := volumehttp.New(volumehttp.Options{Blobs: &accepting{}, Log: discard(), Limits: volumehttp.Limits{Uploads: 1 << 20}}).Handler()
 	body := bytes.NewReader(bytes.Repeat([]byte{1, 0x80}, 512))
 	r := httptest.NewRequest("POST", "/1,01deadbeef_7", body)
 	r.Header.Set("Content-Type", "application/octet-stream")

@@ -169,13 +169,15 @@ type piece struct {
 	chunk  wire.Chunk
 	off, n int64
 	needle *needle.Needle
-	body   content // of needle
+	gate   *wire.Gate // counts needle
+	body   content    // of needle
 	resp   *http.Response
 	cancel context.CancelFunc // ends resp
 }
 
 func (p *piece) close() {
 	if p.needle != nil {
+		p.gate.Add(-int64(len(p.needle.Data)))
 		p.needle.Release()
 		return
 	}
@@ -236,6 +238,8 @@ func (a *API) fill(ctx context.Context, p *piece) error {
 		return err
 	}
 	if n != nil {
+		p.gate = a.limits.Load().downloads
+		p.gate.Add(int64(len(n.Data)))
 		err = p.here(n)
 	} else {
 		err = p.there()

@@ -9,19 +9,14 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
-	"time"
 
 	"weedd/volume/needle"
 )
 
-const (
-	// unpackLimit is how much packed content is unpacked into memory. What is
-	// larger is unpacked twice, to learn its length and to send it, since a
-	// few such reads at once could otherwise take all memory there is.
-	unpackLimit = 1 << 20
-	// pace is how much is sent before the client must show that it reads.
-	pace = 256 << 10
-)
+// unpackLimit is how much packed content is unpacked into memory. What is
+// larger is unpacked twice, to learn its length and to send it, since a
+// few such reads at once could otherwise take all memory there is.
+const unpackLimit = 1 << 20
 
 // content is the form of a file that one answer sends: its bytes as they are in
 // memory, or those that a gzip stream unpacks to.
@@ -247,39 +242,16 @@ func (a *API) send(x *exchange, c *content, ranges []byteRange) error {
 	if x.r.Method == http.MethodHead {
 		return nil
 	}
-	w := io.Writer(x.w)
-	if length > pace { // less fits the socket's buffer, or nearly
-		conn := http.NewResponseController(x.w)
-		defer func() { _ = conn.SetWriteDeadline(time.Time{}) }() // a ResponseWriter of a test has none to take back
-		w = &paced{x.w, conn, a.opts.Stall}
-	}
 	// A write that fails means that the client went away: nobody is left to
 	// tell, and http.Server closes a connection whose answer came out short.
 	var err error
 	if parts != nil {
-		err = parts.write(w, c)
+		err = parts.write(x.w, c)
 	} else {
-		err = c.copyTo(w, off, length)
+		err = c.copyTo(x.w, off, length)
 	}
 	if lost := (*chunkError)(nil); errors.As(err, &lost) {
 		return err
 	}
 	return nil
-}
-
-// paced is a writer whose client is dropped when it takes nothing for a time.
-type paced struct {
-	w     io.Writer
-	conn  *http.ResponseController
-	stall time.Duration
-}
-
-func (p *paced) Write(b []byte) (sent int, err error) {
-	for len(b) > 0 && err == nil {
-		_ = p.conn.SetWriteDeadline(time.Now().Add(p.stall)) // as above
-		var n int
-		n, err = p.w.Write(b[:min(pace, len(b))])
-		sent, b = sent+n, b[n:]
-	}
-	return sent, err
 }

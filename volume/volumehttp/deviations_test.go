@@ -35,6 +35,7 @@ var reasons = map[string]string{
 	"content-md5":              "left out where it would be empty",
 	"error-text":               "texts of errors are ours: clients rely on the status and on there being one",
 	"raw-name-is-fid":          "a raw body without a name gets none, and so has no Content-Disposition",
+	"public-port-200":          "405 for what the public port does not do",
 	"cors-credentials":         "never * together with credentials",
 	"content-length":           "HEAD and /status have one; that of parts is another, for boundaries are shorter",
 }
@@ -51,6 +52,9 @@ var (
 	emptyAbsent = replay.Deviation{Why: "empty-file", Status: 404, Only: true, Body: replay.Text("")}
 	badID       = replay.Deviation{Why: "delete-vid-unchecked", Status: 400, Body: replay.Text(`{"error":"{{any}}"}`)}
 )
+
+var readsOnly = replay.Deviation{Why: "public-port-200", Status: 405, Body: replay.Text(`{"error":"{{any}}"}`),
+	Headers: map[string]string{"Allow": "GET, HEAD, OPTIONS", "Content-Type": "application/json"}}
 
 var badManifest = replay.Deviation{Why: "bad-manifest", Status: 400, Body: replay.Text(`{"error":"{{any}}"}`), Headers: map[string]string{"Etag": ""}}
 
@@ -90,9 +94,11 @@ var deviations = map[string]replay.Deviation{
 	"volume-compress/noname application/octet-stream: stored compressed": {Why: "head-type", Headers: map[string]string{"Content-Type": "text/plain; charset=utf-8"}},
 	"volume-write/no stored type: no Content-Type on HEAD":               {Why: "head-type", Headers: map[string]string{"Content-Type": "text/plain; charset=utf-8"}},
 
-	"volume-delete/DELETE through the wrong server is not forwarded": {Why: "delete-wrong-server", Status: 202, Body: replay.Text(`{"size":39}`)},
-	"volume-delete/still there":                                      {Why: "delete-wrong-server", Status: 404, Only: true, Body: replay.Text("")},
-	"volume-delete/DELETE on the right server":                       {Why: "delete-wrong-server", Status: 404, Body: replay.Text(`{"size":0}`)},
+	"volume-misc/public port: POST is an empty 200 that stores nothing":    readsOnly,
+	"volume-misc/public port: DELETE is an empty 200 that deletes nothing": readsOnly,
+	"volume-delete/DELETE through the wrong server is not forwarded":       {Why: "delete-wrong-server", Status: 202, Body: replay.Text(`{"size":39}`)},
+	"volume-delete/still there":                                            {Why: "delete-wrong-server", Status: 404, Only: true, Body: replay.Text("")},
+	"volume-delete/DELETE on the right server":                             {Why: "delete-wrong-server", Status: 404, Body: replay.Text(`{"size":0}`)},
 
 	"volume-fid/error: DELETE volume id not a number": badID,
 	"volume-fid/error: DELETE negative volume id":     badID,
@@ -130,19 +136,8 @@ var deviations = map[string]replay.Deviation{
 
 // outOfScope are items about what this API does not have.
 var outOfScope = map[string]string{
-	"volume-misc/ui":                                                       "no pages",
-	"volume-misc/favicon":                                                  "no pages",
-	"volume-misc/nothing was stored":                                       "of the public port",
-	"volume-misc/private port: POST":                                       "of the public port",
-	"volume-misc/still there":                                              "of the public port",
-	"volume-misc/public port: GET":                                         "no second, read-only port",
-	"volume-misc/public port: HEAD":                                        "no second, read-only port",
-	"volume-misc/public port: OPTIONS":                                     "no second, read-only port",
-	"volume-misc/public port has no status page":                           "no second, read-only port",
-	"volume-misc/public port has no healthz":                               "no second, read-only port",
-	"volume-misc/public port has no ui":                                    "no second, read-only port",
-	"volume-misc/public port: POST is an empty 200 that stores nothing":    "no second, read-only port",
-	"volume-misc/public port: DELETE is an empty 200 that deletes nothing": "no second, read-only port",
+	"volume-misc/ui":      "no pages",
+	"volume-misc/favicon": "no pages",
 }
 
 // usual is what is different in many answers alike.

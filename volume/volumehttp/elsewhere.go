@@ -147,7 +147,7 @@ func (a *API) askAny(ctx context.Context, holders []volume.Node, request func(ho
 		case <-hedge.C:
 		case got := <-answers:
 			running--
-			if err = got.err; err == nil && got.resp.StatusCode < http.StatusInternalServerError {
+			if err = got.err; err == nil && tells(got.resp.StatusCode) {
 				cancels[got.by] = func() {} // its body is still to be read
 				for _, cancel := range cancels {
 					cancel()
@@ -160,6 +160,11 @@ func (a *API) askAny(ctx context.Context, holders []volume.Node, request func(ho
 			}
 		}
 	}
+}
+
+// tells reports whether a status is the truth about a file, and not about the node.
+func tells(status int) bool {
+	return status < http.StatusInternalServerError && status != http.StatusTooManyRequests
 }
 
 // inside is where this node asks another one.

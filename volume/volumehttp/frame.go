@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"github.com/julienschmidt/httprouter"
@@ -43,7 +44,7 @@ func (x *exchange) put(key, value string) {
 func (x *exchange) forget() {
 	for name := range x.w.Header() {
 		switch name {
-		case "Server", wire.HeaderRequestID, "Access-Control-Allow-Origin":
+		case "Server", wire.HeaderRequestID, "Access-Control-Allow-Origin", "Access-Control-Allow-Credentials":
 		default:
 			delete(x.w.Header(), name)
 		}
@@ -70,10 +71,12 @@ type handler func(x *exchange, p httprouter.Params) error
 // route builds the two routers. httprouter takes no fixed word beside a
 // parameter, so paths of files, which begin with a digit, have one of their own.
 func (a *API) route() {
-	a.files, a.words = a.newRouter(), a.newRouter()
+	a.files, a.words, a.public = a.newRouter(a.other), a.newRouter(a.other), a.newRouter(a.readOnly)
 	for _, path := range []string{"/:fid", "/:fid/:key", "/:fid/:key/:name"} {
-		a.files.GET(path, a.frame(a.read))
-		a.files.HEAD(path, a.frame(a.read))
+		for _, router := range []*httprouter.Router{a.files, a.public} {
+			router.GET(path, a.frame(a.read))
+			router.HEAD(path, a.frame(a.read))
+		}
 		a.files.POST(path, a.frame(a.write))
 		a.files.PUT(path, a.frame(a.write))
 		a.files.DELETE(path, a.frame(a.delete))
@@ -97,8 +100,9 @@ func (a *API) word(path string, h httprouter.Handle, methods ...string) {
 	}
 }
 
-func (a *API) newRouter() *httprouter.Router {
-	other := a.frame(a.other)
+// newRouter makes one that leaves to h what it has no route for.
+func (a *API) newRouter(h handler) *httprouter.Router {
+	other := a.frame(h)
 	return &httprouter.Router{
 		NotFound:     http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { other(w, r, nil) }),
 		PanicHandler: func(_ http.ResponseWriter, r *http.Request, v any) { a.abort(r, v) },
@@ -123,8 +127,8 @@ func (a *API) frame(h handler) httprouter.Handle {
 		header := w.Header()
 		header["Server"] = a.server
 		x.put(wire.HeaderRequestID, string(a.ids.Append(x.scratch[:0], x.began)))
-		if r.Header["Origin"] != nil {
-			header["Access-Control-Allow-Origin"] = anyOrigin
+		if r.Header["Origin"] != nil || len(a.opts.Origins) > 0 {
+			a.origin(header, r)
 		}
 		if err := h(x, p); err != nil {
 			a.fail(x, err)
@@ -137,7 +141,35 @@ var (
 	anyOrigin    = []string{"*"}
 	allowHeaders = []string{"*"}
 	allowMethods = []string{"PUT, POST, GET, DELETE, OPTIONS"}
+	readMethods  = []string{"GET, OPTIONS"}
+	varyOnOrigin = []string{"Origin"}
+	credentials  = []string{"true"}
 )
+
+// origin tells a browser whether the page that asks may see the answer: any, without
+// cookies, or those of Options.Origins.
+func (a *API) origin(h http.Header, r *http.Request) {
+	if len(a.opts.Origins) == 0 {
+		h["Access-Control-Allow-Origin"] = anyOrigin
+		return
+	}
+	h["Vary"] = varyOnOrigin
+	if page := r.Header.Get("Origin"); slices.Contains(a.opts.Origins, page) {
+		h["Access-Control-Allow-Origin"] = []string{page}
+		h["Access-Control-Allow-Credentials"] = credentials
+	}
+}
+
+// preflight answers OPTIONS.
+func (x *exchange) preflight(methods []string) {
+	h := x.w.Header()
+	h["Access-Control-Allow-Methods"] = methods
+	h["Access-Control-Allow-Headers"] = allowHeaders
+	if asked := x.r.Header["Access-Control-Request-Headers"]; asked != nil && h["Access-Control-Allow-Credentials"] != nil {
+		h["Access-Control-Allow-Headers"] = asked // with credentials * is a name like any other
+	}
+	x.empty(http.StatusOK)
+}
 
 // finish counts the request, and answers for a handler that panicked.
 func (a *API) finish(x *exchange) {
@@ -236,15 +268,26 @@ func theirs(err error) bool {
 func (a *API) other(x *exchange, _ httprouter.Params) error {
 	switch x.r.Method {
 	case http.MethodOptions:
-		h := x.w.Header()
-		h["Access-Control-Allow-Methods"] = allowMethods
-		h["Access-Control-Allow-Headers"] = allowHeaders
-		x.empty(http.StatusOK)
+		x.preflight(allowMethods)
 		return nil
 	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodDelete:
 		return fmt.Errorf("%w: no such path; a file's is /<volume>,<key><cookie>, as in /3,01637037d6", volume.ErrBadRequest)
 	}
 	x.error(http.StatusBadRequest, "unsupported method "+x.r.Method)
+	return nil
+}
+
+// readOnly answers what no route of the public port takes.
+func (a *API) readOnly(x *exchange, p httprouter.Params) error {
+	switch x.r.Method {
+	case http.MethodGet, http.MethodHead:
+		return a.other(x, p)
+	case http.MethodOptions:
+		x.preflight(readMethods)
+		return nil
+	}
+	x.put("Allow", "GET, HEAD, OPTIONS")
+	x.error(http.StatusMethodNotAllowed, "this port only reads; "+x.r.Method+" is for the port that masters give as url")
 	return nil
 }
 

@@ -78,7 +78,7 @@ func form(body string) string {
 func TestMalformedRequests(t *testing.T) {
 	t.Parallel()
 	var log strings.Builder
-	api := volumehttp.New(volumehttp.Options{Blobs: &node{Blobs: volumetest.NewBlobs(1)}, FileLimit: 1000,
+	api := volumehttp.New(volumehttp.Options{Blobs: &node{Blobs: volumetest.NewBlobs(1)}, Limits: volumehttp.Limits{File: 1000},
 		Log: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelInfo}))})
 	do := func(method, target, body string, headers ...string) *httptest.ResponseRecorder {
 		r := httptest.NewRequest("GET", "/", strings.NewReader(body))

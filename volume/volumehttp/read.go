@@ -23,7 +23,7 @@ import (
 var (
 	acceptRanges   = []string{"bytes"}
 	encodingGzip   = []string{"gzip"}
-	varyOnEncoding = []string{"Accept-Encoding"}
+	varyOnEncoding = []string{"Accept-Encoding"} // without room, so append copies it
 )
 
 // octetStream is what clients say who know no better; it is no type.
@@ -51,6 +51,9 @@ func (a *API) read(x *exchange, p httprouter.Params) error {
 		ctx, cancel = context.WithTimeout(ctx, proxiedHold)
 		defer cancel()
 	}
+	if err := a.limits.Load().downloads.Enter(ctx); err != nil {
+		return err
+	}
 	n, err := a.blobs.Get(ctx, t.id, q.Get("readDeleted") == "true")
 	if err != nil {
 		var e *volume.ElsewhereError
@@ -69,6 +72,9 @@ func (a *API) read(x *exchange, p httprouter.Params) error {
 // render answers with a needle: which form of the content, whether it is wanted
 // at all, what is known of it, and then all or some of its bytes.
 func (a *API) render(x *exchange, n *needle.Needle, t target, q url.Values) error {
+	downloads := a.limits.Load().downloads
+	downloads.Add(int64(len(n.Data)))
+	defer downloads.Add(-int64(len(n.Data)))
 	body := &x.body
 	body.choose(n, x.r)
 	if n.Has(needle.FlagManifest) {
@@ -84,7 +90,7 @@ func (a *API) render(x *exchange, n *needle.Needle, t target, q url.Values) erro
 		putPairs(h, n.Pairs)
 	}
 	if body.varies {
-		h["Vary"] = varyOnEncoding
+		h["Vary"] = append(varyOnEncoding, h["Vary"]...)
 	}
 	v := x.validate(n, body)
 	if status := v.check(x.r.Header); status != 0 {

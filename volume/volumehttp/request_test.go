@@ -57,7 +57,7 @@ func (s *single) do(method, path, body string, headers ...string) (*http.Respons
 
 func TestRefusals(t *testing.T) {
 	t.Parallel()
-	s := newSingle(t, volumehttp.Options{FileLimit: 1000})
+	s := newSingle(t, volumehttp.Options{Limits: volumehttp.Limits{File: 1000}})
 	s.do("PUT", "/1,01deadbeef", "content", "Content-Type", "text/plain")
 	form := func(body string) []string {
 		return []string{"POST", "/1,02deadbeef", body, "Content-Type", "multipart/form-data; boundary=b"}
@@ -220,7 +220,7 @@ func TestLargePackedContent(t *testing.T) {
 
 func TestUploadsWaitForRoom(t *testing.T) {
 	t.Parallel()
-	s := newSingle(t, volumehttp.Options{UploadLimit: needle.Footprint(90) + needle.Footprint(10), UploadWait: time.Millisecond, Stall: time.Minute})
+	s := newSingle(t, volumehttp.Options{Limits: volumehttp.Limits{Uploads: needle.Footprint(90) + needle.Footprint(10), Wait: time.Millisecond}})
 	conn, err := net.Dial("tcp", strings.TrimPrefix(s.base, "http://"))
 	if err != nil {
 		t.Fatal(err)
@@ -252,12 +252,12 @@ func TestUploadsWaitForRoom(t *testing.T) {
 
 func TestLimitsChangeLive(t *testing.T) {
 	t.Parallel()
-	api := volumehttp.New(volumehttp.Options{Blobs: &node{Blobs: volumetest.NewBlobs(1)}, Log: discard(), FileLimit: 3})
+	api := volumehttp.New(volumehttp.Options{Blobs: &node{Blobs: volumetest.NewBlobs(1)}, Log: discard(), Limits: volumehttp.Limits{File: 3}})
 	for _, c := range []struct {
 		limit  int64
 		status int
 	}{{3, 413}, {4, 201}, {0, 201}, {3, 413}} {
-		api.SetLimits(c.limit, 0)
+		api.SetLimits(volumehttp.Limits{File: c.limit})
 		w := httptest.NewRecorder()
 		api.Handler().ServeHTTP(w, httptest.NewRequest("PUT", fmt.Sprintf("/1,%02xdeadbeef", c.limit+1), strings.NewReader("four")))
 		if w.Code != c.status {
@@ -266,18 +266,115 @@ func TestLimitsChangeLive(t *testing.T) {
 	}
 }
 
-func TestStalledUploadIsDropped(t *testing.T) {
+// A download counts from when it was read until the client has taken it, whatever
+// else it asks: a real client that takes nothing keeps others out until it is gone.
+func TestDownloadsWaitForRoom(t *testing.T) {
 	t.Parallel()
-	s := newSingle(t, volumehttp.Options{Stall: 20 * time.Millisecond})
+	s := newSingle(t, volumehttp.Options{Limits: volumehttp.Limits{Downloads: 8 << 20, Wait: 50 * time.Millisecond}})
+	s.do("PUT", "/1,01deadbeef", strings.Repeat("x", 16<<20), "Content-Type", "a/b")
+	s.do("PUT", "/1,02deadbeef", "small", "Content-Type", "a/b")
 	conn, err := net.Dial("tcp", strings.TrimPrefix(s.base, "http://"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	fmt.Fprintf(conn, "PUT /1,01deadbeef HTTP/1.1\r\nHost: x\r\nContent-Length: 90\r\n\r\nhalf")
-	line, err := bufio.NewReader(conn).ReadString('\n')
-	if err != nil || !strings.Contains(line, "400") {
-		t.Errorf("%q, %v", line, err)
+	fmt.Fprintf(conn, "GET /1,01deadbeef HTTP/1.1\r\nHost: x\r\n\r\n")
+	if line, err := bufio.NewReader(conn).ReadString('\n'); err != nil || !strings.Contains(line, "200") {
+		t.Fatalf("%q, %v", line, err) // it is being sent
+	}
+	resp, body := s.do("GET", "/1,02deadbeef", "")
+	if resp.StatusCode != 429 || resp.Header.Get("Retry-After") == "" || !strings.Contains(body, "8388608") {
+		t.Errorf("second download: %d %q", resp.StatusCode, body)
+	}
+	if resp, _ := s.do("PUT", "/1,03deadbeef", "x"); resp.StatusCode != 201 {
+		t.Errorf("an upload: %d", resp.StatusCode)
+	}
+	conn.Close()
+	for deadline := time.Now().Add(10 * time.Second); ; {
+		if resp, body = s.do("GET", "/1,02deadbeef", ""); resp.StatusCode == 200 && body == "small" {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("after the client is gone: %d %q", resp.StatusCode, body)
+		}
+	}
+}
+
+// What a node cannot send now another holder can.
+func TestABusyHolderIsPassedOver(t *testing.T) {
+	t.Parallel()
+	holder := &node{Blobs: volumetest.NewBlobs(2), held: 2}
+	at := serve(t, holder, volumehttp.Options{})
+	there := &single{t, holder, "http://" + at, client(t)}
+	there.do("PUT", "/2,01deadbeef", "over there", "Content-Type", "a/b")
+	busy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(429) }))
+	t.Cleanup(busy.Close)
+	n := &elsewhere{node{Blobs: volumetest.NewBlobs(1)}, []volume.Node{{URL: strings.TrimPrefix(busy.URL, "http://")}, {URL: at}}}
+	srv := httptest.NewServer(volumehttp.New(volumehttp.Options{Blobs: n, Log: discard()}).Handler())
+	t.Cleanup(srv.Close)
+	s := &single{t, nil, srv.URL, client(t)}
+	for range 8 { // in whatever order they are asked
+		if resp, body := s.do("GET", "/2,01deadbeef", ""); resp.StatusCode != 200 || body != "over there" {
+			t.Fatalf("%d %q", resp.StatusCode, body)
+		}
+	}
+}
+
+// The public port reads files, and does nothing else.
+func TestThePublicPortOnlyReads(t *testing.T) {
+	t.Parallel()
+	api := volumehttp.New(volumehttp.Options{Blobs: &node{Blobs: volumetest.NewBlobs(1)}, Log: discard(), Metrics: http.NotFoundHandler()})
+	api.Handler().ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("PUT", "/1,01deadbeef", strings.NewReader("content")))
+	for request, status := range map[string]int{
+		"GET /1,01deadbeef": 200, "HEAD /1/01deadbeef/n.txt": 200, "OPTIONS /1,01deadbeef": 200, "OPTIONS /x": 200,
+		"PUT /1,01deadbeef": 405, "POST /1,02deadbeef": 405, "DELETE /1,01deadbeef": 405, "PATCH /1,01deadbeef": 405, "POST /admin/scrub": 405,
+		"GET /status": 400, "GET /healthz": 400, "GET /readyz": 400, "GET /metrics": 400, "GET /ui/index.html": 400, "GET /admin/scrub": 400,
+	} {
+		method, path, _ := strings.Cut(request, " ")
+		w := httptest.NewRecorder()
+		api.Public().ServeHTTP(w, httptest.NewRequest(method, path, strings.NewReader("other")))
+		if w.Code != status || (status == 405) != (w.Header().Get("Allow") == "GET, HEAD, OPTIONS") {
+			t.Errorf("%s: %d %v, want %d", request, w.Code, w.Header(), status)
+		}
+	}
+	w := httptest.NewRecorder()
+	api.Public().ServeHTTP(w, httptest.NewRequest("GET", "/1,01deadbeef", nil))
+	if w.Body.String() != "content" {
+		t.Errorf("the file is now %q", w.Body)
+	}
+}
+
+// A page that is listed may use cookies, and is named; none other may.
+func TestOrigins(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		origins               []string
+		page, allow, with, by string // what is sent, and the three headers of the answer
+	}{
+		{nil, "http://a.example", "*", "", ""},
+		{nil, "", "", "", ""},
+		{[]string{"http://a.example", "https://b.example"}, "https://b.example", "https://b.example", "true", "Origin"},
+		{[]string{"http://a.example"}, "https://a.example", "", "", "Origin"},
+		{[]string{"http://a.example"}, "", "", "", "Origin"},
+	} {
+		s := newSingle(t, volumehttp.Options{Origins: c.origins})
+		s.do("PUT", "/1,01deadbeef", strings.Repeat("text ", 100), "Content-Type", "text/plain")
+		var headers []string
+		if c.page != "" {
+			headers = []string{"Origin", c.page, "Access-Control-Request-Headers", "X-Own"}
+		}
+		for _, request := range []string{"OPTIONS /1,01deadbeef", "GET /1,01deadbeef", "GET /1,02deadbeef"} {
+			method, path, _ := strings.Cut(request, " ")
+			resp, _ := s.do(method, path, "", headers...)
+			h := resp.Header
+			if h.Get("Access-Control-Allow-Origin") != c.allow || h.Get("Access-Control-Allow-Credentials") != c.with ||
+				strings.TrimPrefix(strings.Join(h["Vary"], ""), "Accept-Encoding") != c.by {
+				t.Errorf("%v, page %q, %s: %v", c.origins, c.page, request, h)
+			}
+			if want := map[bool]string{true: "X-Own", false: "*"}[c.with != ""]; method == "OPTIONS" && h.Get("Access-Control-Allow-Headers") != want {
+				t.Errorf("%v, page %q: headers %q, want %q", c.origins, c.page, h.Get("Access-Control-Allow-Headers"), want)
+			}
+		}
 	}
 }
 

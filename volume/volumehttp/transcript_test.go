@@ -2,6 +2,7 @@ package volumehttp_test
 
 import (
 	"fmt"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
@@ -21,24 +22,32 @@ func TestTranscripts(t *testing.T) {
 	replay.Run(t, "testdata/transcripts", table, newCluster)
 }
 
-// newCluster makes two nodes, volume1 and volume2, which hold volume 1 and 2.
+// newCluster makes three nodes, volume1 to volume3, which hold volumes 1 to 3. The
+// last has a public port.
 func newCluster(t *testing.T, _ string) *replay.Player {
 	one := &node{Blobs: volumetest.NewBlobs(1), held: 1}
 	two := &node{Blobs: volumetest.NewBlobs(2), held: 2}
+	three := &node{Blobs: volumetest.NewBlobs(3), held: 3}
 	one.others = map[volume.ID]*node{2: two}
 	two.others = map[volume.ID]*node{1: one}
 	p := replay.NewPlayer(t, map[string]string{
 		"volume1": serve(t, one, volumehttp.Options{Images: 64 << 20}),
 		"volume2": serve(t, two, volumehttp.Options{Images: 64 << 20}),
+		"volume3": serve(t, three, volumehttp.Options{}),
 	})
+	public := httptest.NewServer(volumehttp.New(volumehttp.Options{Blobs: three, Log: discard()}).Public())
+	t.Cleanup(public.Close)
+	p.Hosts["volume3public"] = strings.TrimPrefix(public.URL, "http://")
 	key := 100
 	p.Instead = func(it *replay.Item) bool { // does what /dir/assign would: an id on the node asked for
 		if !strings.HasPrefix(it.Request.Path, "/dir/assign") {
 			return false
 		}
 		vid := 1
-		if strings.Contains(p.Expand(it.Request.Path), "dataNode="+p.Hosts["volume2"]) {
-			vid = 2
+		for i, name := range []string{"volume1", "volume2", "volume3"} {
+			if strings.Contains(p.Expand(it.Request.Path), "dataNode="+p.Hosts[name]) {
+				vid = i + 1
+			}
 		}
 		for name := range it.Capture {
 			key += 16

@@ -31,7 +31,6 @@ func (a *API) write(x *exchange, p httprouter.Params) error {
 		return err
 	}
 	defer release()
-	wire.GuardBody(x.w, x.r, a.opts.Stall)
 	up, err := wire.ParseUpload(x.r, wire.UploadOptions{Limit: lim.file, Name: t.name, TypeName: t.last})
 	if err != nil {
 		return err

@@ -9,7 +9,6 @@ import (
 	"mime/multipart"
 	"net/http"
 	"strings"
-	"time"
 
 	"weedd/volume"
 )
@@ -249,23 +248,4 @@ func (c *capped) Read(b []byte) (int, error) {
 	n, err := c.r.Read(b[:min(int64(len(b)), c.left)])
 	c.left -= int64(n)
 	return n, err
-}
-
-// GuardBody lets a client that sends nothing for the time of stall fail, by
-// moving the connection's read deadline before each read of the body. The
-// http.Server sets the deadline of the next request.
-func GuardBody(w http.ResponseWriter, r *http.Request, stall time.Duration) {
-	r.Body = &guarded{r.Body, http.NewResponseController(w), stall}
-}
-
-type guarded struct {
-	io.ReadCloser
-	conn  *http.ResponseController
-	stall time.Duration
-}
-
-func (g *guarded) Read(b []byte) (int, error) {
-	// A ResponseWriter without deadlines, as in tests, has no client that stalls.
-	_ = g.conn.SetReadDeadline(time.Now().Add(g.stall))
-	return g.ReadCloser.Read(b)
 }

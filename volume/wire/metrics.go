@@ -9,10 +9,11 @@ import (
 
 // Metrics counts the requests of one API. Safe for concurrent use.
 type Metrics struct {
-	requests *prometheus.CounterVec
-	seconds  *prometheus.HistogramVec
-	running  prometheus.Gauge
-	uploads  prometheus.Gauge
+	requests  *prometheus.CounterVec
+	seconds   *prometheus.HistogramVec
+	running   prometheus.Gauge
+	uploads   prometheus.Gauge
+	downloads prometheus.Gauge
 }
 
 // NewMetrics makes the metrics of the API with that name ("master", "volume").
@@ -37,12 +38,16 @@ func NewMetrics(api string) *Metrics {
 			Name: "weedd_http_upload_bytes_running", ConstLabels: labels,
 			Help: "Bytes of memory set aside for uploads being received or stored.",
 		}),
+		downloads: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "weedd_http_download_bytes_running", ConstLabels: labels,
+			Help: "Bytes of files held here that are being sent.",
+		}),
 	}
 }
 
 // Collectors is what the process registers.
 func (m *Metrics) Collectors() []prometheus.Collector {
-	return []prometheus.Collector{m.requests, m.seconds, m.running, m.uploads}
+	return []prometheus.Collector{m.requests, m.seconds, m.running, m.uploads, m.downloads}
 }
 
 // Begin notes that a request has begun.
@@ -63,6 +68,9 @@ func (m *Metrics) End(method string, status int, took time.Duration) {
 
 // Uploading notes n more (or fewer) bytes of uploads in memory.
 func (m *Metrics) Uploading(n int64) { m.uploads.Add(float64(n)) }
+
+// Downloading notes n more (or fewer) bytes of files being sent.
+func (m *Metrics) Downloading(n int64) { m.downloads.Add(float64(n)) }
 
 func statusText(status int) string {
 	switch status { // the usual ones, without making a string for each request
