@@ -46,6 +46,8 @@ type Options struct {
 	// Cut makes this node lose what it sends to the internal and gossip addresses
 	// for which it is true at the moment; for tests. nil is no address.
 	Cut func(addr string) bool
+	// Now is the clock by which files end, for tests; nil is time.Now.
+	Now func() time.Time
 }
 
 // Daemon is one node. Open makes it, Run runs it once, Close ends it.

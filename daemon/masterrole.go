@@ -154,7 +154,7 @@ func (d *Daemon) startMaster(client *clusterrpc.Client) {
 	m.api = masterhttp.New(masterhttp.Options{
 		Master: m.master, Group: m, Ready: d.Reasons, Log: d.log, Version: d.opts.Version, Metrics: d.metricsHandler(),
 		DefaultReplication: d.cfg.Master.DefaultReplication, GarbageThreshold: float64(d.cfg.Master.GarbageThreshold), VolumeLimit: int64(d.cfg.Master.VolumeSizeLimit),
-		Access: d.access, TLS: d.cert != nil,
+		Access: d.access, TLS: d.cert != nil, NoFiles: !d.cfg.Master.Files,
 		FileLimit: int64(d.cfg.Limits.FileSize), HeldBytes: int64(d.cfg.Limits.HeldBytes), HeldRequests: d.cfg.Limits.HeldRequests, Room: d.cfg.Limits.Hold,
 	})
 	d.metrics.MustRegister(m.api.Collectors()...)

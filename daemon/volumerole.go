@@ -59,7 +59,7 @@ func (d *Daemon) openVolume() (err error) {
 		dirs = append(dirs, store.Dir{Path: disk.Path, Disk: disk.Type, Max: disk.Max, Init: !slices.Contains(known, disk.Path)})
 	}
 	v.store, err = store.Open(store.Options{
-		FS: vfs.OS{}, Dirs: dirs, Sync: store.SyncMode(d.cfg.Volume.Sync), MinFree: minFree, Boot: vfs.BootID(), Ledger: v.ledger, Opened: d.dir.addDisk, Log: d.log, Now: time.Now,
+		FS: vfs.OS{}, Dirs: dirs, Sync: store.SyncMode(d.cfg.Volume.Sync), MinFree: minFree, Boot: vfs.BootID(), Ledger: v.ledger, Opened: d.dir.addDisk, Log: d.log, Now: d.now,
 	})
 	if err != nil {
 		return fmt.Errorf("open store: %w", err)
@@ -92,7 +92,7 @@ func (d *Daemon) startVolume(masters *clusterrpc.Client) {
 	v.server = server.New(server.Options{
 		Node: d.dir.node, Store: v.store, Ledger: v.ledger, Master: masters, Peers: peers{d.mesh}, Remote: v.remote,
 		ClusterID: d.dir.ClusterID, SetClusterID: d.setClusterID,
-		Logger: d.log, Now: time.Now, Run: rand.Uint64(), Version: d.opts.Version, Hold: d.cfg.Limits.Hold,
+		Logger: d.log, Now: d.now, Run: rand.Uint64(), Version: d.opts.Version, Hold: d.cfg.Limits.Hold,
 		Scrub: d.cfg.Volume.Scrub, Repair: int64(d.cfg.Volume.RepairRate),
 	})
 	d.open.push(v.server.Close)
@@ -110,6 +110,14 @@ func (d *Daemon) startVolume(masters *clusterrpc.Client) {
 	d.metrics.MustRegister(v.server.Collectors()...)
 	d.metrics.MustRegister(v.api.Collectors()...)
 	v.http, v.reads, v.inner = newHTTP(v.api.Handler(), d.log), newHTTP(v.api.Public(), d.log), newHTTP(v.api.Inner(), d.log)
+}
+
+// now is the clock by which files end.
+func (d *Daemon) now() time.Time {
+	if d.opts.Now != nil {
+		return d.opts.Now()
+	}
+	return time.Now()
 }
 
 // run serves until ctx ends.

@@ -30,6 +30,9 @@ const (
 	// is asked for by hand: a small one whose only file is overwritten all the time
 	// is half garbage every moment, and each compaction is an epoch.
 	compactRest = 10 * time.Minute
+	// reportsLag is how old sizes in the view may be: volume servers report them
+	// every second.
+	reportsLag = 2 * time.Second
 )
 
 // compactions are the volumes that are being compacted, or were lately.
@@ -56,6 +59,7 @@ type compaction struct {
 // vacuum is a wish by hand to compact what has at least a share of garbage.
 type vacuum struct {
 	share float64
+	until time.Time // it is not done before, for what was deleted just now may not have been reported
 	tried map[volume.ID]bool
 	done  chan struct{}
 }
@@ -77,7 +81,7 @@ func (c *compactions) byOrder(ctx, term context.Context, share float64) error {
 		c.mu.Unlock()
 		return nil
 	}
-	v := &vacuum{share: share, tried: map[volume.ID]bool{}, done: make(chan struct{})}
+	v := &vacuum{share: share, until: time.Now().Add(reportsLag), tried: map[volume.ID]bool{}, done: make(chan struct{})}
 	c.byHand = v
 	c.mu.Unlock()
 	defer func() {
@@ -132,7 +136,7 @@ func (t *term) compact(view placement.View, now time.Time) {
 				v.tried[vol.Entry.Volume] = true
 			}
 		}
-		if left == 0 && !c.underWay(v.tried) {
+		if left == 0 && !c.underWay(v.tried) && !now.Before(v.until) {
 			close(v.done)
 			c.byHand = nil
 		}

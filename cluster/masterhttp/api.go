@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/url"
 	"runtime/debug"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -71,6 +72,7 @@ type Options struct {
 	HeldRequests       int           // requests that may wait at once; 0 is 1024
 	Access             wire.Access   // who may use it, and the tokens it gives out
 	TLS                bool          // clients are told https in redirects to volume servers
+	NoFiles            bool          // only tells how the cluster is, and takes operations: no ids, no look-ups, no uploads
 }
 
 // API answers requests. Safe for concurrent use.
@@ -154,17 +156,10 @@ func (w *answer) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 // parameter, so paths of files, which begin with a digit, have one of their own.
 func (a *API) route() {
 	a.words, a.files = a.newRouter(), a.newRouter()
-	any := []string{"GET", "HEAD", "POST", "PUT"}
+	if !a.opts.NoFiles {
+		a.routeFiles()
+	}
 	read := []string{"GET", "HEAD"}
-	a.handle("/dir/assign", a.listed(a.assign), any)
-	a.handle("/dir/lookup", a.listed(a.lookup), any)
-	a.handle("/dir/status", a.listed(a.dirStatus), read)
-	a.handle("/vol/grow", a.listed(a.grow), []string{"GET", "POST", "PUT"})
-	a.handle("/vol/vacuum", a.listed(a.vacuum), []string{"GET", "POST", "PUT"})
-	a.handle("/vol/status", a.listed(a.volStatus), read)
-	a.handle("/col/delete", a.listed(a.deleteCollection), []string{"GET", "POST", "PUT", "DELETE"})
-	a.handle("/collection/info", a.listed(a.collectionInfo), read)
-	a.handle("/submit", a.listed(a.submit), []string{"GET", "HEAD", "POST", "PUT", "DELETE"})
 	a.handle("/cluster/status", a.clusterStatus, read)
 	a.handle("/cluster/healthz", a.hasLeader, read)
 	a.handle("/cluster/view", a.view, read)
@@ -178,6 +173,21 @@ func (a *API) route() {
 		a.words.Handler("GET", "/metrics", a.opts.Metrics)
 		a.words.Handler("HEAD", "/metrics", a.opts.Metrics)
 	}
+}
+
+// routeFiles builds the routes that are about files and volumes.
+func (a *API) routeFiles() {
+	any := []string{"GET", "HEAD", "POST", "PUT"}
+	read := []string{"GET", "HEAD"}
+	a.handle("/dir/assign", a.listed(a.assign), any)
+	a.handle("/dir/lookup", a.listed(a.lookup), any)
+	a.handle("/dir/status", a.listed(a.dirStatus), read)
+	a.handle("/vol/grow", a.listed(a.grow), []string{"GET", "POST", "PUT"})
+	a.handle("/vol/vacuum", a.listed(a.vacuum), []string{"GET", "POST", "PUT"})
+	a.handle("/vol/status", a.listed(a.volStatus), read)
+	a.handle("/col/delete", a.listed(a.deleteCollection), []string{"GET", "POST", "PUT", "DELETE"})
+	a.handle("/collection/info", a.listed(a.collectionInfo), read)
+	a.handle("/submit", a.listed(a.submit), []string{"GET", "HEAD", "POST", "PUT", "DELETE"})
 	for _, m := range []string{"GET", "HEAD", "POST", "PUT", "DELETE"} {
 		a.files.Handle(m, "/:fid", a.frame(a.redirect))
 	}
@@ -252,11 +262,9 @@ func (a *API) frame(h handler) httprouter.Handle {
 
 // unknown answers paths that have no route: one segment is taken for a file id.
 func (a *API) unknown(w *answer, r *http.Request) error {
-	for i, c := range r.URL.Path {
-		if i > 0 && c == '/' {
-			http.Error(w, "404 page not found", http.StatusNotFound)
-			return nil
-		}
+	if a.opts.NoFiles || strings.LastIndexByte(r.URL.Path, '/') > 0 {
+		http.Error(w, "404 page not found", http.StatusNotFound)
+		return nil
 	}
 	return a.redirect(w, r)
 }

@@ -1,6 +1,7 @@
 package masterhttp_test
 
 import (
+	"maps"
 	"strings"
 	"testing"
 
@@ -9,40 +10,35 @@ import (
 
 // The files in testdata/transcripts are requests to the reference server,
 // SeaweedFS 4.44, and its answers. They are replayed against the master role
-// over a cluster in memory. Where we answer otherwise on purpose is listed here,
-// with the ids of the API's description where it has one; cluster/DESIGN.md
-// explains it.
+// over a cluster in memory. Where we answer otherwise on purpose is listed here, with
+// the ids of cluster/DESIGN.md and volume/DESIGN.md.
 func TestTranscripts(t *testing.T) {
 	t.Parallel()
-	replay.Run(t, "testdata/transcripts", replay.Table{Reasons: reasons, Deviations: deviations, OutOfScope: outOfScope, Rules: rules}, newCluster)
+	own := replay.ReadReasons(t, "../DESIGN.md")
+	reasons := replay.ReadReasons(t, "../../volume/DESIGN.md")
+	maps.Copy(reasons, own)
+	replay.Run(t, "testdata/transcripts", replay.Table{Reasons: reasons, Own: own, Shown: shown, Deviations: deviations, OutOfScope: outOfScope, Rules: rules}, newCluster)
 }
 
-var reasons = map[string]string{
-	"assign-lenient":           "a count that is no number is 406",
-	"ttl-lenient":              "406 for unknown units, negative and too long times",
-	"replication-lenient":      "406 unless one to three digits",
-	"collection-name":          "406 for a name that is no file name",
-	"unknown-dc-503":           "406 with the reason: no wait will cure it",
-	"unsatisfiable-503":        "406 with the reason: no wait will cure it",
-	"method-not-checked":       "HEAD assigns nothing, OPTIONS is 204, other methods than those of a route are 405",
-	"submit-status":            "refusals of assign keep their status",
-	"submit-ts":                "ts counts in forms too",
-	"bare-vid-redirect":        "404",
-	"follower-ignores-volumes": "every master gives the same answers",
-	"grow-count":               "volumes lists the new ids; count is as it was",
-	"writable-volume-count":    "writableVolumeCount is checked and without effect: how many is up to the leader",
-	"cut-down":                 "no deviation: the record shows one volume server of three",
-	"no-grpc-port":             "SeaweedFS's gRPC services are not served, and no port is named for them",
-	"readyz":                   "says why not, in JSON",
-	"double-slash":             "404 and no redirect",
-	"status-page":              "a page without scripts says so in a header",
-	"content-length":           "HEAD and long answers have one",
-	"allow":                    "405 names the methods",
-	"white-list":               "401 says why, in JSON",
-	"single-peers":             "a single master names itself, too",
-	"content-md5":              "left out where it would be empty",
-	"token-order":              "ids are read before tokens",
-	"error-text":               "texts of errors are ours: clients rely on the status and on there being one",
+// shown are the tests of what the transcripts do not show, or not here.
+var shown = map[string]string{
+	"degraded":                 "daemon/daemontest TestTranscripts",
+	"data-size":                "daemon/daemontest TestTranscripts",
+	"no-leader-status":         "daemon/daemontest TestTranscripts",
+	"proxy-502":                "daemon/daemontest TestTranscripts",
+	"col-delete-default":       "daemon/daemontest TestTranscripts",
+	"lookup-mints-write-token": "daemon/daemontest TestAClosedClusterServesThoseWhoHaveTokens",
+	"col-delete-get":           "cluster/masterhttp TestWhoMayDestroy",
+	"redirect-fid":             "cluster/masterhttp TestRoutes",
+	"large-submit":             "cluster/masterhttp TestALargeBodyIsStoredInChunks",
+	"idempotency-key":          "cluster/masterhttp TestARepeatGetsTheFirstAnswer",
+	"form-parameters":          "cluster/masterhttp TestFormBodies",
+	"metrics":                  "cluster/masterhttp TestMetrics",
+	"datanode-alone":           "cluster/masterhttp TestRoutes",
+	"key-reuse":                "cluster/master TestIDsNeverRepeat",
+	"client-chosen-key":        "cluster/master TestIDsNeverRepeat",
+	"unknown-volumes":          "cluster/master TestALookupOfAVolumeThatIsNotKnownHereYetIsTheLeadersToAnswer",
+	"collection-info-count":    "cluster/masterhttp TestRoutes",
 }
 
 var (
@@ -53,13 +49,7 @@ var (
 	taken  = func(why, body string) replay.Deviation { return replay.Deviation{Why: why, Body: replay.Text(body)} }
 	absent = replay.Deviation{Status: 404, Only: true, Body: replay.Text("404 page not found\n"), Headers: map[string]string{
 		"Content-Type": "text/plain; charset=utf-8"}}
-	ready = replay.Deviation{Why: "readyz", Body: replay.Text(`{"ready":true,"reasons":[]}`), Headers: map[string]string{"Content-Type": "application/json"}}
-	page  = replay.Deviation{Why: "status-page", Headers: map[string]string{"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}}
 )
-
-// longPage is page where the reference sends it in chunks.
-var longPage = replay.Deviation{Why: "status-page", Headers: map[string]string{
-	"Content-Security-Policy": page.Headers["Content-Security-Policy"], "Content-Length": "{{int}}"}}
 
 func because(why string, d replay.Deviation) replay.Deviation {
 	d.Why = why
@@ -97,20 +87,11 @@ var deviations = map[string]replay.Deviation{
 	"master-volumes/a collection name with dots climbs out of the data directory": refused("collection-name", 406),
 	"master-volumes/and is deleted by that name":                                  refused("collection-name", 400),
 
-	"whitelist/open: GET /readyz":                         ready,
-	"whitelist/open: GET /":                               longPage,
-	"whitelist/open: GET /ui/index.html":                  longPage,
 	"jwt/error: HEAD without a token":                     {Why: "content-length", Headers: map[string]string{"Content-Length": "{{int}}"}},
 	"jwt/error: junk path is refused before it is parsed": {Why: "token-order", Status: 400, Only: true, Body: replay.Text("")},
 	"jwt/error: POST of a bad key checks the token first": {Why: "token-order", Status: 400},
 	"whitelist/open: GET /cluster/status":                 {Why: "single-peers", Body: replay.Text(`{"IsLeader":true,"Leader":"{{host:master}}","Peers":["{{host:master}}"]}`)},
 
-	"master-cluster/readyz":                        ready,
-	"master-cluster/readyz (follower)":             ready,
-	"master-cluster/ui root":                       page,
-	"master-cluster/ui root (follower)":            page,
-	"master-cluster/ui page":                       page,
-	"master-cluster/ui page (follower)":            page,
 	"master-cluster/error: cluster status by POST": {Why: "allow", Headers: map[string]string{"Allow": "GET, HEAD, OPTIONS"}},
 	"master-cluster/error: healthz by POST falls through to the fid route": {Why: "method-not-checked", Status: 405, Only: true, Body: replay.Text(""),
 		Headers: map[string]string{"Allow": "GET, HEAD, OPTIONS"}},
@@ -130,26 +111,9 @@ var outOfScope = map[string]string{
 
 // rules are what is otherwise in many answers alike.
 var rules = []replay.Rule{
-	{Why: "error-text", Edit: func(it *replay.Item) bool {
-		r := &it.Response
-		i := strings.Index(r.BodyText, `"error":"`)
-		if i < 0 {
-			return false
-		}
-		r.BodyText = r.BodyText[:i] + `"error":"{{any}}"}`
-		r.Headers["Content-Length"] = replay.Quote("{{int}}")
-		return true
-	}},
-	{Why: "grow-count", Edit: func(it *replay.Item) bool {
-		r := &it.Response
-		fits := strings.HasPrefix(r.BodyText, `{"count":`) && strings.HasPrefix(it.Request.Path, "/vol/grow") && !strings.Contains(r.BodyText, `:0`)
-		if fits {
-			r.BodyText = strings.TrimSuffix(r.BodyText, "}") + `,"volumes":[{{any}}]}`
-			r.Headers["Content-Length"] = replay.Quote("{{int}}")
-		}
-		return fits
-	}},
-	{Why: "cut-down", Edit: func(it *replay.Item) bool {
+	replay.ErrorText, replay.GrowCount, replay.ContentMD5, replay.NoGRPCPort, replay.ContentLength, replay.Readyz, replay.StatusPage,
+	// The record shows one volume server of three.
+	{Edit: func(it *replay.Item) bool {
 		if !strings.HasPrefix(it.Name, "vol status") {
 			return false
 		}
@@ -166,27 +130,6 @@ var rules = []replay.Rule{
 		if fits && it.Request.Method != "HEAD" {
 			r.BodyText = `{"error":"{{any}}"}`
 			r.Headers["Content-Length"], r.Headers["Content-Type"] = replay.Quote("{{int}}"), replay.Quote("application/json")
-		}
-		return fits
-	}},
-	{Why: "content-md5", Edit: func(it *replay.Item) bool {
-		fits := replay.Is(it.Response.Headers["Content-Md5"], "")
-		if fits {
-			delete(it.Response.Headers, "Content-Md5")
-		}
-		return fits
-	}},
-	{Why: "no-grpc-port", Edit: func(it *replay.Item) bool {
-		old := it.Response.BodyText
-		it.Response.BodyText = strings.NewReplacer(`,"grpcPort":"{{int}}"`, "", ",\n      \"grpcPort\": \"{{int}}\"", "",
-			".{{grpc_port:leader}}", "").Replace(old)
-		return it.Response.BodyText != old
-	}},
-	{Why: "content-length", Edit: func(it *replay.Item) bool {
-		r := &it.Response
-		fits := r.Headers["Content-Length"] == nil && (it.Request.Method == "HEAD" && r.Status == 200 || r.BodyExample != nil)
-		if fits {
-			r.Headers["Content-Length"] = replay.Quote("{{int}}")
 		}
 		return fits
 	}},

@@ -91,6 +91,7 @@ type Access struct {
 // Master is the master role.
 type Master struct {
 	HTTP               Listen           `mapstructure:"http"`
+	Files              bool             `mapstructure:"files"`               // the port gives out file ids, looks up and takes uploads
 	Expect             int              `mapstructure:"expect"`              // masters that genesis waits for; 1 or another odd number
 	VolumeSizeLimit    Size             `mapstructure:"volume_size_limit"`   // a volume this large gets no new ids
 	DefaultReplication volume.Placement `mapstructure:"default_replication"` // for requests that name none
@@ -153,6 +154,7 @@ func Default() Config {
 		Access:     Access{WriteLife: 10 * time.Second, ReadLife: time.Minute},
 		Master: Master{
 			HTTP:            Listen{Port: DefaultMasterPort},
+			Files:           true,
 			Expect:          1,
 			VolumeSizeLimit: 30 * GB,
 			WritableVolumes: 6, Adopt: true,

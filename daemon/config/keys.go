@@ -99,6 +99,8 @@ var keys = []key{
 
 	{name: "master.http", field: func(c *Config) any { return &c.Master.HTTP },
 		doc: "Port of the public API, or \"address:port\" to bind one address only."},
+	{name: "master.files", field: func(c *Config) any { return &c.Master.Files },
+		doc: "false: this port only tells how the cluster is. It gives out no file ids, looks nothing up and\ntakes no uploads, which are for other masters then."},
 	{name: "master.expect", min: 1, max: 7, field: func(c *Config) any { return &c.Master.Expect },
 		doc: "How many masters found a new cluster together: 3 for three, with the same number in the\nfile of each; 1 for one alone, to which others may be added later. No effect afterwards."},
 	{name: "master.volume_size_limit", min: int64(MiB), max: maxDatSize, field: func(c *Config) any { return &c.Master.VolumeSizeLimit },

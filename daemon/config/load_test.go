@@ -380,7 +380,7 @@ func TestTheEnvironmentOverridesEveryKey(t *testing.T) {
 		"access.write_key": {"/k", "/k"}, "access.read_key": {"/v", "/v"}, "access.write_life": {"3s", 3 * time.Second}, "access.read_life": {"0s", time.Duration(0)},
 		"access.allow": {"10.0.0.0/8,::1", []string{"10.0.0.0/8", "::1"}}, "access.admin": {"10.0.0.1", []string{"10.0.0.1"}},
 		"access.origins": {"https://a.example,http://b:81", []string{"https://a.example", "http://b:81"}}, "limits.downloads": {"9MiB", 9 * MiB},
-		"master.http": {"127.0.0.1:19333", Listen{"127.0.0.1", 19333}}, "master.expect": {"5", 5}, "master.volume_size_limit": {"1.5GiB", GiB + GiB/2},
+		"master.http": {"127.0.0.1:19333", Listen{"127.0.0.1", 19333}}, "master.files": {"false", false}, "master.expect": {"5", 5}, "master.volume_size_limit": {"1.5GiB", GiB + GiB/2},
 		"master.default_replication": {"011", volume.Placement(11)}, "master.writable_volumes": {"9", 9}, "master.repair_after": {"90s", 90 * time.Second},
 		"master.repair_copies": {"8", 8}, "volume.repair_rate": {"5MiB", 5 * MiB}, "master.adopt": {"false", false}, "master.garbage_threshold": {"0.5", Share(0.5)},
 		"volume.http": {"18080", Listen{"", 18080}}, "volume.public": {"127.0.0.1:8081", Listen{"127.0.0.1", 8081}}, "volume.public_url": {"a.example:80", "a.example:80"}, "volume.read_mode": {"local", "local"}, "volume.sync": {"os", "os"}, "volume.images": {"1GiB", GiB}, "volume.scrub": {"36h", 36 * time.Hour},

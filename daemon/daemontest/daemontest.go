@@ -17,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -40,7 +41,15 @@ type Cluster struct {
 	mu   sync.Mutex
 	side map[string]*Node // internal and gossip addresses of all nodes
 	away map[*Node]bool   // nodes cut off from the others
+
+	ahead atomic.Int64 // ns by which the clocks of all nodes run ahead
 }
+
+// Skip lets so much time pass at once for files and volumes that end. Timers of the
+// nodes do not notice.
+func (c *Cluster) Skip(d time.Duration) { c.ahead.Add(int64(d)) }
+
+func (c *Cluster) now() time.Time { return time.Now().Add(time.Duration(c.ahead.Load())) }
 
 // Node is one daemon of a Cluster, running or not.
 type Node struct {
@@ -64,14 +73,14 @@ func Start(t testing.TB, n int, change ...func(i int, c *config.Config)) *Cluste
 		c.Add(n, change...)
 	}
 	c.AwaitReady()
-	c.awaitReported()
+	c.AwaitReported()
 	return c
 }
 
-// awaitReported waits until every volume server can be chosen for new volumes. One
+// AwaitReported waits until every volume server can be chosen for new volumes. One
 // whose first report comes late would get none of those that the first upload makes,
 // and a test that counts on its being among them would wait for ever.
-func (c *Cluster) awaitReported() {
+func (c *Cluster) AwaitReported() {
 	c.T.Helper()
 	c.Await("all volume servers have reported", func() error {
 		v, err := c.View()
@@ -130,7 +139,7 @@ func (c *Cluster) Add(expect int, change ...func(i int, c *config.Config)) *Node
 func (n *Node) Start() {
 	t := n.cluster.T
 	t.Helper()
-	d, err := daemon.Open(n.Config, daemon.Options{Log: slog.New(n.log), Version: "test", Cut: n.cut})
+	d, err := daemon.Open(n.Config, daemon.Options{Log: slog.New(n.log), Version: "test", Cut: n.cut, Now: n.cluster.now})
 	if err != nil {
 		t.Fatalf("open daemon: %v", err)
 	}

@@ -6,38 +6,24 @@ import (
 	"weedd/volume/volumetest/replay"
 )
 
-// reasons are the ids of our deviations, those of the API's description where it
-// has one. volume/DESIGN.md explains them.
-var reasons = map[string]string{
-	"conditional-headers":      "RFC 9110: lists, *, weak tags, If-Match, If-Range; If-None-Match before dates; Etag with 304",
-	"range-edges":              "416 with Content-Range for what cannot be satisfied; all of the file for excessive or no ranges",
-	"range-unit":               "a Range of another unit is ignored, as RFC 9110 wants it",
-	"416-headers":              "416 does not name the file",
-	"range-sniff":              "the type is guessed from the beginning of the file",
-	"head-type":                "HEAD guesses the type as GET does",
-	"gzip-negotiation":         "q-values count; Vary; the gzip form has a tag of its own",
-	"gzip-range":               "ranges are always of the plain bytes",
-	"delete-wrong-server":      "deletes are passed on to who holds the volume",
-	"delete-vid-unchecked":     "400",
-	"vid-wrap":                 "400",
-	"lost-write":               "500: the client must come back with a new id",
-	"unchanged-drops-metadata": "204 only if all but the time is equal",
-	"urlencoded-lost":          "the body is stored",
-	"write-ttl-lenient":        "400",
-	"pairs-override-headers":   "pairs cannot replace our own headers",
-	"empty-file":               "the cookie of an empty file counts",
-	"slash-form-write":         "accepted; the name in the path is the name if the body has none",
-	"readyz":                   "says why not, in JSON",
-	"bad-manifest":             "400 when it is written; one from elsewhere can be deleted",
-	"manifest-error-text":      "JSON, without addresses",
-	"image-ext-type":           "an image that was edited has the type of what it is, and a tag of its own",
-	"double-slash":             "400 and no redirect",
-	"content-md5":              "left out where it would be empty",
-	"error-text":               "texts of errors are ours: clients rely on the status and on there being one",
-	"raw-name-is-fid":          "a raw body without a name gets none, and so has no Content-Disposition",
-	"public-port-200":          "405 for what the public port does not do",
-	"cors-credentials":         "never * together with credentials",
-	"content-length":           "HEAD and /status have one; that of parts is another, for boundaries are shorter",
+// shown are the tests of what the transcripts do not show, or not here.
+var shown = map[string]string{
+	"redirect-drops":      "daemon/daemontest TestTranscripts",
+	"too-large-400":       "daemon/daemontest TestTranscripts",
+	"type-replicate":      "daemon/daemontest TestTranscripts",
+	"no-rollback":         "daemon/daemontest TestTranscripts",
+	"white-list":          "cluster/masterhttp TestTranscripts",
+	"token-order":         "cluster/masterhttp TestTranscripts",
+	"reads elsewhere":     "volume/volumehttp TestReadModes",
+	"gzip on upload":      "volume/wire TestUploadRules",
+	"types":               "volume/volumehttp TestNamesTypesAndPairs",
+	"status":              "daemon/daemontest TestADiskThatVanishesIsFencedAlone",
+	"images":              "volume/volumehttp TestImagesAreMadeSmallerWhateverTheyAreKeptIn",
+	"full disk":           "volume/volumehttp TestADeleteOnAFullDisk",
+	"uploads in flight":   "volume/volumehttp TestUploadsWaitForRoom",
+	"downloads in flight": "volume/volumehttp TestDownloadsWaitForRoom",
+	"slow clients":        "daemon TestClientsThatStallAreDropped",
+	"digests":             "volume/volumehttp TestDigestsAreAnsweredWhenWanted",
 }
 
 var (
@@ -142,48 +128,10 @@ var outOfScope = map[string]string{
 
 // usual is what is different in many answers alike.
 var usual = []replay.Rule{
-	{Why: "content-md5", Edit: func(it *replay.Item) bool {
-		fits := replay.Is(it.Response.Headers["Content-Md5"], "")
-		if fits {
-			delete(it.Response.Headers, "Content-Md5")
-		}
-		return fits
-	}},
-	{Why: "error-text", Edit: func(it *replay.Item) bool {
-		r := &it.Response
-		fits := strings.HasPrefix(r.BodyText, `{"error":`)
-		if fits {
-			r.BodyText = `{"error":"{{any}}"}`
-			r.Headers["Content-Length"] = replay.Quote("{{int}}")
-		}
-		return fits
-	}},
-	{Why: "raw-name-is-fid", Edit: func(it *replay.Item) (fits bool) {
-		r := &it.Response
-		if i := strings.Index(r.BodyText, `"name":"{{fid:`); i >= 0 {
-			end := strings.Index(r.BodyText, `",`)
-			r.BodyText, fits = r.BodyText[:i]+r.BodyText[end+2:], true
-		}
-		if strings.Contains(string(r.Headers["Content-Disposition"]), "{{fid:") {
-			delete(r.Headers, "Content-Disposition")
-			fits = true
-		}
-		return fits
-	}},
+	replay.ContentMD5, replay.ErrorText, replay.RawName, replay.Gzip, replay.ContentLength, replay.Readyz,
 	{Why: "cors-credentials", Edit: func(it *replay.Item) bool {
 		_, fits := it.Response.Headers["Access-Control-Allow-Credentials"]
 		delete(it.Response.Headers, "Access-Control-Allow-Credentials")
-		return fits
-	}},
-	// What was packed by the server depends on Accept-Encoding.
-	{Why: "gzip-negotiation", Edit: func(it *replay.Item) (fits bool) {
-		h := it.Response.Headers
-		if replay.Is(h["Etag"], `"{{etag}}"`) && it.Request.Method != "POST" && !strings.HasSuffix(it.Name, "stored plain") && h["X-File-Store"] == nil {
-			h["Vary"], fits = replay.Quote("Accept-Encoding"), true
-		}
-		if replay.Is(h["Content-Encoding"], "gzip") {
-			h["Etag"], fits = replay.Quote(strings.TrimSuffix(replay.HeaderTemplate(h["Etag"]), `"`)+`-gzip"`), true
-		}
 		return fits
 	}},
 	// Edited are those of another size, and what the two requests without a picture in the answer ask for.
@@ -195,16 +143,6 @@ var usual = []replay.Rule{
 			if img != nil {
 				h["Content-Type"] = replay.Quote("image/" + img.Format)
 			}
-		}
-		return fits
-	}},
-	{Why: "content-length", Edit: func(it *replay.Item) bool {
-		r := &it.Response
-		h := r.Headers
-		fits := h["Content-Length"] == nil && (it.Request.Method == "HEAD" && r.Status != 304 || r.BodyExample != nil) ||
-			strings.Contains(string(h["Content-Type"]), "byteranges")
-		if fits {
-			h["Content-Length"] = replay.Quote("{{int}}")
 		}
 		return fits
 	}},

@@ -18,7 +18,8 @@ import (
 // deviations_test.go.
 func TestTranscripts(t *testing.T) {
 	t.Parallel()
-	table := replay.Table{Reasons: reasons, Deviations: deviations, OutOfScope: outOfScope, Rules: usual}
+	reasons := replay.ReadReasons(t, "../DESIGN.md")
+	table := replay.Table{Reasons: reasons, Own: reasons, Shown: shown, Deviations: deviations, OutOfScope: outOfScope, Rules: usual}
 	replay.Run(t, "testdata/transcripts", table, newCluster)
 }
 

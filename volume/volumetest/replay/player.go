@@ -21,6 +21,9 @@ type Player struct {
 	auth  map[string]string // Authorization headers by the names that items have for them
 	// Instead, when set, takes an item that is not to be sent and reports true.
 	Instead func(it *Item) bool
+	// Setup does what an item says must happen before it. It may be nil where no item
+	// says anything.
+	Setup func(what string)
 
 	client *http.Client
 }

@@ -16,6 +16,7 @@ import (
 // Item is one request and its answer.
 type Item struct {
 	Name     string            `json:"name"`
+	Setup    string            `json:"setup"` // what happens before the request; "" for nothing
 	Request  Request           `json:"request"`
 	Capture  map[string]string `json:"capture"` // what to remember of the answer: "fid:x" from "json:<member>"
 	Response Response          `json:"response"`
@@ -75,7 +76,9 @@ type Image struct {
 // Table is what is known of the items of some transcripts. Items are named as in
 // "file/name of the item".
 type Table struct {
-	Reasons    map[string]string    // ids of deviations, and what they are
+	Reasons    map[string]string    // ids of deviations, and what they are: see ReadReasons
+	Own        map[string]string    // reasons of which each must be that of a deviation, or in Shown; nil for none
+	Shown      map[string]string    // reasons that show nowhere here, and the test that shows them: "directory Name"
 	Deviations map[string]Deviation // by item
 	OutOfScope map[string]string    // items that are not sent, and why
 	Rules      []Rule               // what is otherwise in many answers alike
@@ -83,7 +86,7 @@ type Table struct {
 
 // Rule is a deviation of many items. Edit reports whether it is one of this item.
 type Rule struct {
-	Why  string // one of Table.Reasons
+	Why  string // one of Table.Reasons; "" where the record is not what the server would say
 	Edit func(it *Item) bool
 }
 
@@ -115,16 +118,24 @@ func Run(t *testing.T, dir string, table Table, start func(t *testing.T, file st
 			t.Fatalf("%s: %v", path, err)
 		}
 		file := strings.TrimSuffix(filepath.Base(path), ".json")
-		p := start(t, file)
-		for i := range tr.Items {
-			it := &tr.Items[i]
-			if !table.edit(file+"/"+it.Name, it, used) {
-				continue
+		t.Run(file, func(t *testing.T) { // so that its servers end before the next begin
+			p := start(t, file)
+			for i := range tr.Items {
+				it := &tr.Items[i]
+				if !table.edit(file+"/"+it.Name, it, used) {
+					continue
+				}
+				if it.Setup != "" {
+					if p.Setup == nil {
+						t.Fatalf("%s/%s: nobody does this: %s", file, it.Name, it.Setup)
+					}
+					p.Setup(it.Setup)
+				}
+				for _, complaint := range p.replay(it) {
+					t.Errorf("%s/%s: %s", file, it.Name, complaint)
+				}
 			}
-			for _, complaint := range p.replay(it) {
-				t.Errorf("%s/%s: %s", file, it.Name, complaint)
-			}
-		}
+		})
 	}
 	table.check(t, used)
 }
@@ -168,13 +179,19 @@ func (table Table) check(t *testing.T, used map[string]bool) {
 		}
 	}
 	for _, r := range table.Rules {
-		if table.Reasons[r.Why] == "" || !used[reason(r.Why)] {
+		if r.Why != "" && table.Reasons[r.Why] == "" || !used[reason(r.Why)] {
 			t.Errorf("the rule %q has no reason, or fits no item", r.Why)
 		}
 	}
-	for why := range table.Reasons {
-		if !used[reason(why)] {
-			t.Errorf("reason %q is of no deviation", why)
+	for why := range table.Own {
+		if _, elsewhere := table.Shown[why]; used[reason(why)] == elsewhere {
+			t.Errorf("reason %q must be of a deviation here, or in Shown, and not both", why)
+		}
+	}
+	for why, where := range table.Shown {
+		dir, name, _ := strings.Cut(where, " ")
+		if _, ok := table.Own[why]; !ok || !tests(t, dir)[name] {
+			t.Errorf("%q is no reason of ours, or there is no test %s", why, where)
 		}
 	}
 }
