@@ -225,6 +225,9 @@ const foreignReason = "not made by weedd, or changed by another program since: s
 
 // readOnlyReason is foreignReason with what is special about v.
 func readOnlyReason(v *store.Volume) string {
+	if v.Coded() && !v.Marked() {
+		return foreignReason + " and deletions; " + v.Fixed()
+	}
 	if fixed := v.Fixed(); fixed != "" {
 		return foreignReason + "; " + fixed
 	}

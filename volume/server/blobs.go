@@ -32,7 +32,12 @@ func (s *Server) Put(ctx context.Context, id volume.FileID, n *needle.Needle, cr
 //
 // The time of the tombstone is the primary's; modified is not kept, as the
 // format has no place for it in a record without data.
+//
+// A volume in shards has no primary: this node deletes what it has.
 func (s *Server) Delete(ctx context.Context, id volume.FileID, modified uint64) (size int64, err error) {
+	if v, err := s.opts.Store.Volume(id.Volume); err == nil && v.Coded() && !s.isTaken(id.Volume) {
+		return v.DeleteCoded(id.Key, id.Cookie)
+	}
 	err = s.write(ctx, id.Volume, func(ctx context.Context, t target, after volume.Epoch) (err error) {
 		if t.local != nil {
 			size, err = s.deleteIn(ctx, t.local, id, after)

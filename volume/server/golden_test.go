@@ -530,3 +530,48 @@ func (n *goldenNode) wantRefusals(name string, v volumetest.GoldenVolume) {
 		n.t.Errorf("%s: GET /%s: %d, before the refusals %d", name, there, got.status, before.status)
 	}
 }
+
+// What SeaweedFS did to a volume in shards is done here with the same outcome: two
+// files are deleted, and the keys are in the journal as it wrote them; they are gone,
+// also after a restart, and the others are there.
+func TestFilesAreDeletedFromGoldenShards(t *testing.T) {
+	t.Parallel()
+	from, dir := t.TempDir(), t.TempDir()
+	volumetest.Unpack(t, filepath.Join(goldenPath, "ec-small", "files.tar.gz"), from)
+	if err := os.CopyFS(dir, os.DirFS(filepath.Join(from, "encoded"))); err != nil {
+		t.Fatal(err)
+	}
+	n := serveGolden(t, dir)
+	do := func(method, fid string, want int) {
+		t.Helper()
+		if got := n.do(method, "/"+fid, "", nil); got.status != want {
+			t.Errorf("%s /%s: %d %q, want %d", method, fid, got.status, got.body, want)
+		}
+	}
+	const first, file, empty = "30,01ec000001", "30,10ec000010", "30,0dec00000d"
+	do(http.MethodDelete, "30,10ec000011", http.StatusBadRequest) // another cookie
+	do(http.MethodDelete, "30,99ec000010", http.StatusNotFound)
+	do(http.MethodDelete, "30,0eec00000e", http.StatusNotFound) // before it was encoded
+	do(http.MethodGet, file, http.StatusOK)
+	if _, err := os.Stat(filepath.Join(dir, "30.ecj")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a journal without deletions: %v", err)
+	}
+	do(http.MethodDelete, file, http.StatusAccepted)
+	do(http.MethodDelete, empty, http.StatusAccepted)
+	for range 2 {
+		do(http.MethodDelete, file, http.StatusNotFound)
+		do(http.MethodGet, file, http.StatusNotFound)
+		do(http.MethodHead, empty, http.StatusNotFound)
+		do(http.MethodGet, first, http.StatusOK)
+		do(http.MethodPut, file, http.StatusInternalServerError)
+		n.close()
+		for _, ext := range []string{".ecj", ".ecx"} {
+			got, err := os.ReadFile(filepath.Join(dir, "30"+ext))
+			want, err2 := os.ReadFile(filepath.Join(from, "deleted", "30"+ext))
+			if !bytes.Equal(got, want) || errors.Join(err, err2) != nil {
+				t.Errorf("30%s: %x, SeaweedFS wrote %x; %v", ext, got, want, errors.Join(err, err2))
+			}
+		}
+		n = serveGolden(t, dir)
+	}
+}

@@ -93,7 +93,7 @@ func (v *Volume) loadShards() error {
 	if n := needle.Version(vi.version); n >= needle.V1 && n <= needle.V3 {
 		v.super.version = n
 	}
-	v.alien.expires = vi.expires
+	v.alien.expires, v.alien.marked = vi.expires, vi.readOnly
 	return v.loadCodedRows(vi.datSize)
 }
 
@@ -176,7 +176,7 @@ func (v *Volume) loadCodedRows(end int64) error {
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	for ; len(gone) >= 8; gone = gone[8:] { // what is left over was not finished
+	for ; len(gone) >= deletedKey; gone = gone[deletedKey:] { // what is left over was not finished
 		v.enterForeign(x, indexRow{key: volume.Key(binary.BigEndian.Uint64(gone)), size: -1})
 	}
 	v.files.Store(&files{v.dat(), x})
