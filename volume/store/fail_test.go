@@ -102,6 +102,67 @@ func TestAFailedFsyncIsRememberedOverARestart(t *testing.T) {
 	}
 }
 
+// A process was killed before it had synced what it appended; the next one finds it
+// in the page cache, and its fsync fails. That, too, is remembered: the run after it
+// finds the same bytes, and an fsync that says all is well.
+func TestAFailedFsyncInRecoveryIsRememberedOverARestart(t *testing.T) {
+	t.Parallel()
+	for _, marked := range []string{"beside the copy and in the ledger", "in the ledger alone", "beside the copy alone"} {
+		t.Run(marked, func(t *testing.T) {
+			t.Parallel()
+			disk, home := newDisk(t, 1), faultfs.New(2)
+			s, l := withLedger(t, disk, home)
+			v, err := s.Create(7, volume.Spec{}, 70)
+			must(t, err)
+			must(t, l.Make(7, 70, 1))
+			must(t, write(v, record(t, v, 1, []byte("kept"))))
+			must(t, v.Append(record(t, v, 9, []byte("durable, and acknowledged by a primary that has not said so"))))
+			good, err := v.Sync()
+			must(t, err)
+			must(t, v.Checkpoint())
+			committed := v.Committed()
+			must(t, v.Append(record(t, v, 2, []byte("in the page cache"))))
+
+			disk, home = disk.Kill(), home.Kill()
+			disk.SetFault(func(op faultfs.Op) error {
+				if op.Kind == faultfs.Sync && (strings.HasSuffix(op.Path, extDat) || marked == "in the ledger alone") {
+					return syscall.EIO
+				}
+				return nil
+			})
+			if marked == "beside the copy alone" {
+				failing(home, syscall.EIO, faultfs.Write, "")
+			}
+			for run := range 3 {
+				s, _ = withLedger(t, disk, home)
+				if v, err = s.Volume(7); err != nil {
+					t.Fatalf("run %d: %v; aside: %v", run, err, s.Aside())
+				}
+				if v.Failed() == nil || v.End() != good || v.Durable() != good || v.Committed() != committed {
+					t.Errorf("run %d: failed %v, end %d, durable %d, committed %d; %d bytes were synced, %d committed", run, v.Failed(), v.End(), v.Durable(), v.Committed(), good, committed)
+				}
+				if row, ok := v.Latest(9); !ok || !row.Pending {
+					t.Errorf("run %d: what was durable: %+v, %v", run, row, ok)
+				}
+				if row, ok := v.Latest(2); ok {
+					t.Errorf("run %d: what was not: %+v", run, row)
+				}
+				must(t, has(v, 1, []byte("kept")))
+				if err := v.Append(record(t, v, 3, nil)); !errors.Is(err, volume.ErrReadOnly) {
+					t.Errorf("run %d: append: %v", run, err)
+				}
+				disk.SetFault(nil)
+				home.SetFault(nil)
+				must(t, s.Close())
+				disk, home = disk.Kill(), home.Kill()
+				if marked == "beside the copy alone" {
+					home = faultfs.New(3)
+				}
+			}
+		})
+	}
+}
+
 // The mark of a program before this one has no durable length.
 func TestAnOldMarkOfAFailedCopyVouchesForWhatWasCommitted(t *testing.T) {
 	t.Parallel()

@@ -400,7 +400,7 @@ func (r *recovery) finish() error {
 	// What was found may be in the page cache only, left by a process that
 	// was killed: before it is called durable it is synced.
 	if err := v.dat().Sync(); err != nil {
-		return fmt.Errorf("sync .dat: %w", err)
+		return r.unsynced(err)
 	}
 	if err := v.checkpoint(false); err != nil {
 		v.log.Warn("no checkpoint after recovery", "volume", v.id, "err", err)
@@ -408,8 +408,20 @@ func (r *recovery) finish() error {
 	return nil
 }
 
-// trim brings a copy that failed in an earlier run to what was durable then. What
-// follows may be in the page cache only.
+// unsynced ends the copy because what was found could not be synced (rule R5). The
+// next run would find the same bytes in the page cache, and its sync would say that
+// all is well. What the checkpoint vouches for was durable before, and so was what
+// has a row.
+func (r *recovery) unsynced(err error) error {
+	v := r.v
+	v.durable = max(r.ckpt.durable, v.committed)
+	_ = v.fail(fmt.Errorf("sync what was found after a crash: %w", err)) // it is opened, for reads
+	v.trusted = v.trust()
+	return r.trim()
+}
+
+// trim brings a copy that failed, now or in an earlier run, to what was durable
+// then. What follows may be in the page cache only.
 func (r *recovery) trim() error {
 	v := r.v
 	v.idxSize = r.rows * rowSize
