@@ -61,13 +61,16 @@ func openDir(fs vfs.FS, spec Dir) (*dir, error) {
 
 // makeDir makes a directory if it is not there; its parent must be.
 func makeDir(fs vfs.FS, path string) error {
-	if err := fs.Mkdir(path); err != nil {
-		if errors.Is(err, os.ErrExist) {
-			return nil
-		}
+	err := fs.Mkdir(path)
+	there := errors.Is(err, os.ErrExist)
+	if err != nil && !there {
 		return err
 	}
-	return fs.SyncDir(filepath.Dir(path))
+	err = fs.SyncDir(filepath.Dir(path))
+	if there && errors.Is(err, os.ErrPermission) { // it is not for us to make
+		return nil
+	}
+	return err
 }
 
 // fill writes the id of the directory into its two small files, where they lack

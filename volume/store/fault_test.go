@@ -263,6 +263,47 @@ func TestFailEachOperation(t *testing.T) {
 
 var errPower = errors.New("power cut")
 
+// A process may be killed at any moment of taking a directory into use. The next one
+// finds a directory, and makes sure that its name is durable, too: what is written
+// into it is acknowledged.
+func TestADirectoryIsMadeDurableByTheRunThatUsesIt(t *testing.T) {
+	t.Parallel()
+	for i := 0; ; i++ {
+		fs := faultfs.New(1)
+		fs.SetFault(func(op faultfs.Op) error {
+			if op.N >= i {
+				return faultfs.ErrCrashed
+			}
+			return nil
+		})
+		s, killed := Open(options(fs, "/d"))
+		if killed == nil {
+			must(t, s.Close())
+		}
+		fs = fs.Kill()
+		s, err := Open(options(fs, "/d"))
+		must(t, err)
+		v, err := s.Create(7, volume.Spec{}, 70)
+		must(t, err)
+		must(t, write(v, record(t, v, 1, []byte("acknowledged"))))
+		s, err = Open(options(fs.Crash(0), "/d"))
+		if err == nil {
+			v, err = s.Volume(7)
+		}
+		if err == nil {
+			v.Publish(v.End())
+			err = has(v, 1, []byte("acknowledged"))
+		}
+		if err != nil {
+			t.Fatalf("killed at operation %d, and the power went later: %v", i, err)
+		}
+		must(t, s.Close())
+		if killed == nil {
+			return
+		}
+	}
+}
+
 // Whenever the power goes, what was acknowledged is there afterwards; the rest
 // is there whole or not at all; and the index says what the data says.
 func TestCrashAtEachOperation(t *testing.T) {
