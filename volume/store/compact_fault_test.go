@@ -184,7 +184,9 @@ func (w *compacting) verify(lost, forward bool) error {
 		if ready || !w.switching {
 			return fmt.Errorf("revision %d, ready %v; was not asked for", revision, ready)
 		}
-		e.Start = v.Epochs()[0].Start
+		if list := v.Epochs(); len(list) > 0 {
+			e.Start = list[0].Start
+		}
 		err = w.changed(v, e)
 	case uint32(revision) != w.generation:
 		err = fmt.Errorf("revision %d, want %d", revision, w.generation)
