@@ -416,3 +416,46 @@ func TestACrashWhileSwitching(t *testing.T) {
 		}
 	}
 }
+
+// Rule R13: the list of epochs names the new generation before any of its files is in
+// place. A process that dies at any file operation of the switch leaves a copy that
+// can follow, and lead, as it is.
+func TestACopyDiesAtEachOperationOfASwitch(t *testing.T) {
+	t.Parallel()
+	for _, node := range []volume.NodeID{"a", "b"} {
+		for power := range 2 {
+			for at := 1; dieInASwitch(t, node, power == 1, at); at++ {
+			}
+		}
+	}
+}
+
+// dieInASwitch lets a node die at the at-th file operation after a compaction was
+// decided, and reports whether that was within the switch.
+func dieInASwitch(t *testing.T, node volume.NodeID, power bool, at int) bool {
+	t.Helper()
+	w, id := littered(t, 3, 2)
+	w.lead.hold = 20 * ms
+	w.asked(t, id)
+	w.until(time.Second, "the decision", func() bool { return w.entry(id).Generation == 1 })
+	w.lead.deafTo = ""
+	n, r := w.node(node), w.copy(id, node)
+	n.dieIn = at
+	w.until(time.Second, "the switch", func() bool { return n.dieIn == 0 || r.core.Generation() == 1 })
+	died := n.dieIn == 0
+	n.dieIn = 0
+	if died {
+		n.die(power, func() uint64 { return 0 })
+		w.start(node)
+	}
+	w.compactedOnce(id, "a", "b")
+	w.ack(id, w.entry(id).Primary, 9)
+	w.until(2*time.Second, "equal copies", func() bool { return w.isWhole(id) })
+	if h, inSync, _ := w.entry(id).Holder(node); w.broken == nil && (!inSync || h != r.self) {
+		w.fail("%s has another copy: %s", node, show(w.entry(id)))
+	}
+	if w.broken != nil {
+		t.Fatalf("%s dies at operation %d, power cut %v: %v\n%s\n%s", node, at, power, w.broken, w.story(), w.copiesNow())
+	}
+	return died
+}

@@ -158,6 +158,37 @@ func TestAFollowerWhoseFsyncFailsAcknowledgesNothing(t *testing.T) {
 	w.finish(t)
 }
 
+// Rule R5, in recovery: b was killed before it had synced what it appended, and the
+// next run's fsync fails. The run after that finds the same bytes in the page cache,
+// with an fsync that says all is well, and must not claim them.
+func TestAnFsyncThatFailsInRecoveryIsRemembered(t *testing.T) {
+	t.Parallel()
+	w, id := calm(t, 3, 2)
+	a, b := w.copy(id, "a"), w.copy(id, "b")
+	w.lead.up = false // b stays in sync
+	if err := b.log.Checkpoint(); err != nil {
+		t.Fatal(err)
+	}
+	rec := record{2, 1 << 20, put}.encode(0, b.log.NextAppendTime(b.node.now()))
+	if err := b.log.Append(rec); err != nil {
+		t.Fatal(err)
+	}
+	w.client.failNext["b"], b.node.failOnly = true, ".dat"
+	for range 3 {
+		b.node.die(false, nil)
+		if w.client.failNext["b"] {
+			t.Fatal("no fsync failed")
+		}
+		w.start("b")
+		w.check()
+		if r := w.copy(id, "b"); w.broken == nil && (r == nil || r.log.Failed() == nil || r.core.Durable() != a.log.End()) {
+			w.fail("b should have failed with %d bytes: %v", a.log.End(), r)
+		}
+	}
+	w.lead.up = true
+	w.finish(t)
+}
+
 // Rule R6, the third of the interleavings: a holder comes back with an empty disk under
 // its old node id, and hears of the volume from a master that lags so far behind
 // that the volume is still new there. It must not make its copy again: that one

@@ -161,6 +161,10 @@ func (w *world) checkCopy(n *node, id volume.ID, r *run) {
 		w.fail("R5: node %s claims %d bytes of volume %d durable, and %d are", n.id, st, id, len(sure))
 		return
 	}
+	if len(seen) > replica.Origin && len(r.core.Epochs()) == 0 {
+		w.fail("R11: node %s has %d bytes of generation %d of volume %d and no epoch that they belong to", n.id, len(seen), generation(seen), id)
+		return
+	}
 	if committed > int64(len(seen)) {
 		w.fail("R11: node %s cut volume %d to %d, below %d committed", n.id, id, len(seen), committed)
 		return
@@ -193,7 +197,7 @@ func (w *world) checkInSync(e *volume.Entry) {
 			return
 		}
 		d := n.disks[e.Volume]
-		if !d.holds(h.Copy) || d.spoiled {
+		if !d.holds(h.Copy) || d.spoiled || d.humble && d.volume().Failed() != nil {
 			continue
 		}
 		if has := t.has(d, e); has < t.acked {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	"weedd/volume"
@@ -98,6 +99,7 @@ type disk struct {
 	agreed, kept int64
 
 	spoiled bool // a test has taken something away
+	humble  bool // an fsync failed in recovery: the copy claims only what is certain, and can never lead
 }
 
 const dataDir = "/volumes"
@@ -120,6 +122,7 @@ func (d *disk) open() {
 		FS: d.fs, Dirs: []store.Dir{{Path: dataDir, Init: true}}, Ledger: d.node.ledger, Log: slog.New(slog.DiscardHandler), Now: d.node.now,
 	})
 	d.store = s
+	d.humble = d.humble || d.node.failures > failures
 	switch {
 	case d.node.dying || d.node.failures > failures:
 	case err != nil:
@@ -227,10 +230,11 @@ func (n *node) fault(op faultfs.Op) error {
 	switch {
 	case n.dying:
 		return faultfs.ErrCrashed
-	case op.Kind == faultfs.Sync && n.w.client.failNext[n.id]:
+	case op.Kind == faultfs.Sync && n.w.client.failNext[n.id] && strings.HasSuffix(op.Path, n.failOnly):
 		delete(n.w.client.failNext, n.id)
 		n.failures++
 		n.mishap = n.w.now
+		n.dieIn = 0 // a process that dies before it has noted the failure cannot be helped
 		n.w.trace("%s: fsync FAILS of %s", n.id, op.Path)
 		return errFsync
 	}

@@ -33,11 +33,18 @@ func (n *node) drop(d volume.Drop) {
 	}
 	r.dropping = true
 	for _, h := range s.Ask() {
-		n.askVerification(r, h, committed, func(got server.Verification) { s.Heard(h, got, nil) })
+		answered := false // a call has one answer, however often the network repeats it
+		n.askVerification(r, h, committed, func(got server.Verification) {
+			if !answered {
+				s.Heard(h, got, nil)
+			}
+			answered = true
+		})
 	}
+	asked := n.w.now
 	n.after(dropWait, func() {
 		if r.dropping = false; !r.over {
-			n.endDrop(r, d, s.Verdict(), e.Version)
+			n.endDrop(r, d, asked, s.Verdict(), e.Version)
 		}
 	})
 }
@@ -61,7 +68,7 @@ func (n *node) askVerification(r *run, h volume.Holder, at int64, heard func(ser
 	})
 }
 
-func (n *node) endDrop(r *run, d volume.Drop, verdict error, version uint64) {
+func (n *node) endDrop(r *run, d volume.Drop, asked time.Duration, verdict error, version uint64) {
 	h, _, named := r.core.Entry().Holder(n.id)
 	switch {
 	case named && h.Copy == d.Copy && r.core.Entry().Epoch >= d.Epoch:
@@ -69,7 +76,7 @@ func (n *node) endDrop(r *run, d volume.Drop, verdict error, version uint64) {
 	case verdict != nil && !server.OtherBytes(verdict):
 		return
 	}
-	n.w.checkDrop(r, d.Keep, verdict == nil)
+	n.w.checkDrop(r, d.Keep, asked, verdict == nil)
 	n.close(d.Volume)
 	end := func() error { return r.disk.store.Remove(d.Volume, d.Copy) }
 	if verdict != nil {
@@ -88,9 +95,9 @@ func (n *node) endDrop(r *run, d volume.Drop, verdict error, version uint64) {
 
 // checkDrop looks at a copy that is about to be dropped: nobody counts on it, and
 // as many of those that stay as the placement asks for have all that is committed
-// in it. One that has just lost its disk, or could not sync, had it when it was
-// asked; so had one that has just left the set.
-func (w *world) checkDrop(r *run, keep []volume.Holder, deleted bool) {
+// in it. One that has lost its disk, or could not sync, since they were asked may
+// have had it then; so had one that has just left the set.
+func (w *world) checkDrop(r *run, keep []volume.Holder, asked time.Duration, deleted bool) {
 	e, t := w.entry(r.id), w.truths[r.id]
 	if slices.Contains(slices.Concat(e.InSync, e.Joining), r.self) {
 		w.fail("R14: %s is dropped, and %s", r, show(e))
@@ -103,7 +110,7 @@ func (w *world) checkDrop(r *run, keep []volume.Holder, deleted bool) {
 	for _, h := range keep {
 		d := w.node(h.Node).disks[r.id]
 		switch {
-		case w.now-w.node(h.Node).mishap < 2*dropWait:
+		case w.node(h.Node).mishap >= asked:
 			have++
 		case h != r.self && d.holds(h.Copy) && t.has(d, &e) >= r.log.Committed():
 			have++

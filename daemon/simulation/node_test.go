@@ -36,6 +36,7 @@ type node struct {
 	dieIn    int           // operations on its file systems until it dies, 0 for never
 	dying    bool          // it died within an event: nothing of it gets out any more
 	failures int           // of fsyncs
+	failOnly string        // how the path ends of a file whose fsync may fail
 	mishap   time.Duration // when its disk was replaced or failed last
 
 	running map[volume.ID]*run
@@ -128,6 +129,9 @@ func (n *node) die(power bool, seed func() uint64) {
 		n.dying = false
 		n.home = restarted(n.home)
 		n.openLedger()
+		if n.w.fsync > 0 && n.w.chance(0.05) {
+			n.w.failFsync(n) // of what recovery found
+		}
 		for _, id := range slices.Sorted(maps.Keys(n.disks)) {
 			if d := n.disks[id]; !n.dying {
 				d.fs = restarted(d.fs)
@@ -244,7 +248,7 @@ func (n *node) make(e volume.Entry, h volume.Holder) (*store.Volume, error) {
 			return nil, err
 		}
 	}
-	d.agreed, d.kept, d.spoiled = 0, 0, false
+	d.agreed, d.kept, d.spoiled, d.humble = 0, 0, false, false
 	return d.store.Create(e.Volume, e.Spec, h.Copy)
 }
 
