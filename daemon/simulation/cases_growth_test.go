@@ -189,7 +189,11 @@ func TestACrashWhileAttaching(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(8) {
 		for after := range 12 {
-			w := crashWhileAttaching(t, seed, after)
+			w := crashWhileAttaching(t, seed, func(w *world, _ *run) {
+				for range after {
+					w.step()
+				}
+			})
 			if w.broken != nil {
 				t.Fatalf("seed %d, crash after %d events: %v\n%s\n%s", seed, after, w.broken, w.story(), w.copiesNow())
 			}
@@ -197,11 +201,29 @@ func TestACrashWhileAttaching(t *testing.T) {
 	}
 }
 
+// The same with the death at each file operation of attaching.
+func TestACopyDiesAtEachOperationOfAttaching(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(2) {
+		for at, died := 1, true; died; at++ {
+			w := crashWhileAttaching(t, seed, func(w *world, a *run) {
+				a.node.dieIn = at
+				w.until(time.Second, "a to attach", func() bool { _, ok := a.core.Following(); return ok || a.node.dieIn == 0 })
+				died = a.node.dieIn == 0
+				a.node.dieIn = 0
+			})
+			if w.broken != nil {
+				t.Fatalf("seed %d, death at operation %d: %v\n%s\n%s", seed, at, w.broken, w.story(), w.copiesNow())
+			}
+		}
+	}
+}
+
 // crashWhileAttaching has a return with a tail that b, which leads, never had,
-// and die again some events after it heard from b. Then a leads.
-func crashWhileAttaching(t *testing.T, seed uint64, after int) *world {
+// and die again at some time after it heard from b. Then a leads.
+func crashWhileAttaching(t *testing.T, seed uint64, wait func(w *world, a *run)) *world {
 	w, id := calm(t, 2, 2)
-	w.rng = rand.New(rand.NewPCG(seed, uint64(after)))
+	w.rng = rand.New(rand.NewPCG(seed, 1))
 	w.lead.up = false
 	w.part("a", "b", true)
 	w.unanswered(id, "a", 2, 50*ms)
@@ -219,9 +241,7 @@ func crashWhileAttaching(t *testing.T, seed uint64, after int) *world {
 	w.start("a")
 	w.part("a", "b", false)
 	w.until(time.Second, "a to hear from b", func() bool { return len(w.copy(id, "a").jobs) > 0 })
-	for range after {
-		w.step()
-	}
+	wait(w, w.copy(id, "a"))
 	w.kill("a", "b")
 	lead("a")
 	w.start("a", "b")
