@@ -50,7 +50,7 @@ type read struct {
 // act does one thing, somewhere.
 func (c *client) act() {
 	w := c.w
-	volumes := w.catalog().Volumes()
+	volumes := slices.DeleteFunc(slices.Clone(w.catalog().Volumes()), func(e *volume.Entry) bool { return e.Adopted() })
 	if c.stop || len(volumes) == 0 {
 		return
 	}
@@ -85,6 +85,9 @@ func (c *client) act() {
 // anyKey prefers recent ones, so that operations meet.
 func (c *client) anyKey() fileKey {
 	n := len(c.keys)
+	if len(c.w.origins) > 0 && c.w.chance(0.3) {
+		return c.keys[c.w.rng.IntN(n)]
+	}
 	return c.keys[n-1-c.w.rng.IntN(min(n, 12))]
 }
 

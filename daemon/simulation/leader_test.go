@@ -20,7 +20,9 @@ type leader struct {
 	up      bool
 	settles bool // makes decisions of its own; it answers questions in any case
 	hold    time.Duration
-	deafTo  volume.AskKind // a kind of question that it does not hear
+	deafTo  volume.AskKind              // a kind of question that it does not hear
+	seen    map[volume.ID]time.Duration // since when there are files of SeaweedFS
+	planned map[volume.ID]time.Duration // when their adoption may be planned anew
 }
 
 // report is what a node says of itself; heard is the last of them.
@@ -169,6 +171,7 @@ func (l *leader) tick() {
 	if !l.up || !l.settles {
 		return
 	}
+	l.adopt()
 	for _, e := range l.w.catalog().Volumes() {
 		if next, renew, ok := l.settle(*e); ok {
 			l.propose(*e, next, volume.Holder{}, renew, ignore)
@@ -178,6 +181,10 @@ func (l *leader) tick() {
 
 // settle finds one thing to change about a volume.
 func (l *leader) settle(e volume.Entry) (next volume.Entry, renew, ok bool) {
+	if e.State == volume.StateNew && e.Adopted() {
+		next, ok = l.settleAdopted(e)
+		return next, false, ok
+	}
 	if l.w.chance(l.w.whims) {
 		return l.whim(e)
 	}
@@ -287,7 +294,7 @@ func (l *leader) fill(e volume.Entry) (volume.Entry, bool) {
 func (l *leader) join(e volume.Entry) (volume.Entry, bool) {
 	var free []volume.NodeID
 	for _, n := range l.w.nodes {
-		if _, _, named := e.Holder(n.id); !named && l.alive(n.id) {
+		if _, _, named := e.Holder(n.id); !named && l.alive(n.id) && !l.blocked(n.id, e) {
 			free = append(free, n.id)
 		}
 	}

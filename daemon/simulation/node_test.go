@@ -39,9 +39,10 @@ type node struct {
 	failOnly string        // how the path ends of a file whose fsync may fail
 	mishap   time.Duration // when its disk was replaced or failed last
 
-	running map[volume.ID]*run
-	lost    map[volume.ID]volume.CopyReport // copies that entries name and that are not here
-	master  *master                         // whose catalog it watches
+	running  map[volume.ID]*run
+	adopting map[volume.ID]*adoption         // ordered and not carried out
+	lost     map[volume.ID]volume.CopyReport // copies that entries name and that are not here
+	master   *master                         // whose catalog it watches
 }
 
 // after does something on this node, unless it dies first. A frozen node does
@@ -90,7 +91,7 @@ func (n *node) openLedger() {
 func (n *node) start() {
 	n.up = true
 	n.lives++
-	n.running, n.lost = map[volume.ID]*run{}, map[volume.ID]volume.CopyReport{}
+	n.running, n.lost, n.adopting = map[volume.ID]*run{}, map[volume.ID]volume.CopyReport{}, map[volume.ID]*adoption{}
 	n.master = n.w.masters[n.w.rng.IntN(len(n.w.masters))]
 	for _, id := range slices.Sorted(maps.Keys(n.disks)) {
 		if v := n.disks[id].volume(); v != nil && !v.Foreign() {
@@ -181,6 +182,8 @@ func (n *node) watch() {
 func (n *node) obey(e volume.Entry) {
 	h, inSync, named := e.Holder(n.id)
 	switch d := n.disks[e.Volume]; {
+	case named && inSync && e.State == volume.StateNew && e.Adopted() && !d.holds(h.Copy):
+		n.adoptLater(e, h)
 	case named && !d.holds(h.Copy):
 		n.missing(e, h, inSync)
 	default:
@@ -207,10 +210,17 @@ func (n *node) missing(e volume.Entry, h volume.Holder, inSync bool) {
 		n.lost[e.Volume] = volume.CopyReport{Volume: e.Volume, Copy: h.Copy, State: s}
 	}
 	v := n.disks[e.Volume].volume()
+	_, blocked := n.foreign(e.Volume)
 	switch {
 	case inSync && e.State != volume.StateNew, made:
 		lose(volume.CopyLost)
 		n.learn(e)
+		return
+	case blocked && !n.madeFrom(e):
+		lose(volume.CopyFailed)
+		rep := n.lost[e.Volume]
+		rep.Blocked = true
+		n.lost[e.Volume] = rep
 		return
 	case v != nil && len(v.Epochs()) > 0 && v.Epochs()[len(v.Epochs())-1].Epoch > e.Epoch:
 		return
@@ -242,7 +252,10 @@ func (n *node) make(e volume.Entry, h volume.Holder) (*store.Volume, error) {
 	if d.store == nil {
 		return nil, errFsync
 	}
-	ours, _ := d.store.Here(e.Volume)
+	ours, foreign := d.store.Here(e.Volume)
+	if foreign {
+		ours = append(ours, 0)
+	}
 	for _, old := range ours {
 		if err := d.store.SetAsideCopy(e.Volume, old, "replaced"); err != nil {
 			return nil, err
@@ -266,7 +279,14 @@ func (n *node) beat() {
 	for _, id := range slices.Sorted(maps.Keys(n.running)) {
 		if _, lost := n.lost[id]; !lost {
 			r := n.running[id]
-			rep.copies = append(rep.copies, volume.CopyReport{Volume: id, Copy: r.self.Copy, State: copyState(r.core), Epoch: r.core.Epoch()})
+			_, _, _, maxKey, _, _, revision := r.log.Stats()
+			rep.copies = append(rep.copies, volume.CopyReport{Volume: id, Copy: r.self.Copy, State: copyState(r.core), Epoch: r.core.Epoch(), MaxKey: maxKey, Revision: revision})
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(n.disks)) {
+		c, foreign := n.foreign(id)
+		if _, lost := n.lost[id]; foreign && !lost {
+			rep.copies = append(rep.copies, c)
 		}
 	}
 	for _, id := range slices.Sorted(maps.Keys(n.lost)) {
@@ -290,6 +310,7 @@ func copyState(c *replica.Core) volume.CopyState {
 }
 
 func (n *node) tick() {
+	n.adoptNext()
 	for _, id := range slices.Sorted(maps.Keys(n.running)) {
 		if r := n.running[id]; r != nil {
 			r.tick()

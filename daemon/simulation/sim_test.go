@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -46,7 +48,7 @@ func TestSeeds(t *testing.T) {
 		base, n = *seedFlag, 1
 	}
 	t.Logf("seeds %d to %d", base, base+uint64(n)-1)
-	var next, acks, waiting, compactions, drops atomic.Int64
+	var next, acks, waiting, compactions, drops, adoptions, unmerged atomic.Int64
 	var workers sync.WaitGroup
 	for range 2 {
 		workers.Go(func() {
@@ -60,11 +62,13 @@ func TestSeeds(t *testing.T) {
 				waiting.Add(int64(stuck))
 				compactions.Add(int64(w.compactions))
 				drops.Add(int64(w.drops))
+				adoptions.Add(int64(w.adoptions))
+				unmerged.Add(int64(w.unmerged))
 			}
 		})
 	}
 	workers.Wait()
-	t.Logf("%d writes acknowledged; %d compactions; %d surplus copies dropped; %d volumes ended without a copy that may lead", acks.Load(), compactions.Load(), drops.Load(), waiting.Load())
+	t.Logf("%d writes acknowledged; %d compactions; %d surplus copies dropped; %d volumes adopted, %d left because copies contradict each other; %d volumes ended without a copy that may lead", acks.Load(), compactions.Load(), drops.Load(), adoptions.Load(), unmerged.Load(), waiting.Load())
 }
 
 // A seed that failed is of use only if it fails again.
@@ -92,15 +96,23 @@ func trouble(seed uint64) (w *world, stuck int) {
 	}
 	w.grow(1, "a", "b")
 	w.grow(2, "b", "c", "d")
+	for id := volume.ID(7); w.chance(0.4); id++ {
+		w.inherit(id, w.chance(0.7))
+	}
 	w.every(6*ms, func() { w.client.act() })
 	w.every(120*ms, func() {
-		if r := w.client.anyPrimary(volume.ID(1 + w.rng.IntN(2))); r != nil && !w.client.stop {
+		if r := w.client.anyPrimary(w.anyVolume()); r != nil && !w.client.stop {
 			r.compact()
 		}
 	})
 	w.unleash()
 	w.run(4 * time.Second)
 	return w, w.mend()
+}
+
+func (w *world) anyVolume() volume.ID {
+	all := w.catalog().Volumes()
+	return all[w.rng.IntN(len(all))].Volume
 }
 
 // unleash begins the faults.
@@ -153,7 +165,7 @@ func (w *world) spare(n *node) bool {
 		if h, inSync, _ := e.Holder(n.id); inSync {
 			others := 0
 			for _, o := range e.InSync {
-				if o != h && w.whole(e.Volume, o) {
+				if o != h && w.whole(e.Volume, o) && !w.client.failNext[o.Node] {
 					others++
 				}
 			}
@@ -172,7 +184,7 @@ func (w *world) whole(id volume.ID, h volume.Holder) bool {
 }
 
 func (w *world) replaceDisk(n *node) {
-	if !w.spare(n) {
+	if !w.spare(n) || n.inherits() {
 		return
 	}
 	if n.up {
@@ -181,6 +193,17 @@ func (w *world) replaceDisk(n *node) {
 	w.trace("%s gets an empty disk", n.id)
 	n.disks, n.mishap = map[volume.ID]*disk{}, w.now
 	w.after(w.between(10*ms, 600*ms), n.revive)
+}
+
+// inherits reports whether what is on a node may be all there is of a volume of
+// SeaweedFS.
+func (n *node) inherits() bool {
+	for id := range n.disks {
+		if t := n.w.truths[id]; len(n.w.origins[id]) > 0 && (t == nil || t.adopting) || len(n.w.foreigners(id)) > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 func (w *world) failFsync(n *node) {
@@ -208,15 +231,33 @@ func (w *world) mend() (stuck int) {
 		m.applied = len(w.history) - 1
 	}
 	w.client.stop = true
+	w.endAdoptions()
 	for _, e := range w.catalog().Volumes() {
-		if !w.hopeless(e.Volume) {
+		switch {
+		case w.truths[e.Volume].adopting:
+		case w.hopeless(e.Volume):
+			stuck++
+		default:
 			w.heal(e.Volume)
-			continue
 		}
-		stuck++
 	}
 	w.noStrays()
+	w.checkOrigins()
 	return stuck
+}
+
+// endAdoptions waits until every volume of SeaweedFS is ours, but for those whose
+// copies contradict each other.
+func (w *world) endAdoptions() {
+	for _, id := range slices.Sorted(maps.Keys(w.origins)) {
+		w.until(20*time.Second, fmt.Sprintf("volume %d adopted, or left as it is", id), func() bool {
+			t := w.truths[id]
+			return t != nil && (!t.adopting || w.stand(w.entry(id)))
+		})
+		if t := w.truths[id]; t != nil && t.adopting {
+			w.unmerged++
+		}
+	}
 }
 
 func (w *world) hopeless(id volume.ID) bool {
@@ -303,7 +344,7 @@ func (w *world) lastReads(id volume.ID) {
 
 func (w *world) isWhole(id volume.ID) bool {
 	e := w.entry(id)
-	if e.State != volume.StateOpen || len(e.InSync) != e.Spec.Placement.Copies() || len(e.Joining) > 0 {
+	if e.State != volume.StateOpen && !e.Adopted() || len(e.InSync) != e.Spec.Placement.Copies() || len(e.Joining) > 0 {
 		return false
 	}
 	primary := w.node(e.Primary).running[id]

@@ -5,6 +5,7 @@ import (
 	"container/heap"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"time"
 
@@ -45,7 +46,9 @@ type world struct {
 	masters []*master
 	lead    *leader
 	truths  map[volume.ID]*truth
-	handed  map[volume.Key]string // every key handed out, and by whom
+	origins map[volume.ID][]*origin // what SeaweedFS left
+	highest volume.Key              // in an adopted volume
+	handed  map[volume.Key]string   // every key handed out, and by whom
 	client  *client
 	cut     map[link]bool // directed; the leader is node ""
 	fifo    map[link]time.Duration
@@ -58,6 +61,8 @@ type world struct {
 
 	compactions int
 	drops       int
+	adoptions   int
+	unmerged    int // because copies contradict each other
 }
 
 type link struct{ from, to volume.NodeID }
@@ -65,9 +70,9 @@ type link struct{ from, to volume.NodeID }
 func newWorld(seed uint64, nodes int, f faults) *world {
 	w := &world{
 		faults: f, rng: rand.New(rand.NewPCG(seed, 0x5eed)), history: []*catalog.Catalog{catalog.New()},
-		truths: map[volume.ID]*truth{}, handed: map[volume.Key]string{}, cut: map[link]bool{}, fifo: map[link]time.Duration{},
+		truths: map[volume.ID]*truth{}, origins: map[volume.ID][]*origin{}, handed: map[volume.Key]string{}, cut: map[link]bool{}, fifo: map[link]time.Duration{},
 	}
-	w.lead = &leader{w: w, heard: map[volume.NodeID]*heard{}, up: true, settles: true}
+	w.lead = &leader{w: w, heard: map[volume.NodeID]*heard{}, up: true, settles: true, seen: map[volume.ID]time.Duration{}, planned: map[volume.ID]time.Duration{}}
 	w.client = &client{w: w, failNext: map[volume.NodeID]bool{}}
 	for i := range 3 {
 		w.masters = append(w.masters, &master{w: w, name: fmt.Sprintf("m%d", i)})
@@ -262,11 +267,28 @@ func (w *world) commit(cmd catalog.Command) catalog.Result {
 			why = res.Errs[i].Error()
 		}
 		w.trace("COMMIT v%d %s %s", e.Volume, show(*e), why)
-		if e.Generation > w.truths[e.Volume].generation {
-			w.compacted(e)
-		}
+		w.decided(e)
+	}
+	if cmd.Adopt != nil && res.Err == nil {
+		w.highest = max(w.highest, cmd.Adopt.MaxKey)
 	}
 	return res
+}
+
+// decided takes an entry that is new.
+func (w *world) decided(e *volume.Entry) {
+	switch t := w.truths[e.Volume]; {
+	case e.Adopted() && e.State == volume.StateNew:
+		t.adopting, t.generation = true, e.Generation
+		return
+	case t.adopting:
+		w.founded(e)
+	case e.Generation > t.generation:
+		w.compacted(e)
+	}
+	for _, h := range slices.Concat(e.InSync, e.Joining) {
+		w.truths[e.Volume].members[h] = true
+	}
 }
 
 func (w *world) entry(id volume.ID) volume.Entry {
@@ -351,6 +373,9 @@ func (m *master) wantBlock() {
 	run := m.run
 	m.w.after(m.w.between(ms, 20*ms), func() {
 		res := m.w.commit(catalog.Command{Keys: &catalog.Keys{Count: 1 + m.w.rng.Uint64N(4)}})
+		if res.Keys.From <= m.w.highest {
+			m.w.fail("R1: keys from %d on are handed out, and an adopted volume has key %d", res.Keys.From, m.w.highest)
+		}
 		m.w.after(m.w.between(ms, 20*ms), func() {
 			if m.run != run {
 				return

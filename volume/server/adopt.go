@@ -147,7 +147,7 @@ func (s *Server) loseAdoption(e volume.Entry, why error) {
 	h, _, _ := e.Holder(s.opts.Node)
 	rep := volume.CopyReport{}
 	if v, err := s.opts.Store.Volume(e.Volume); err == nil && foreign(v) {
-		rep = foreignReport(v)
+		rep = ForeignReport(v)
 	}
 	rep.State, rep.Reason = volume.CopyFailed, why.Error()
 	if s.opts.Ledger.Made(e.Volume, h.Copy) {
@@ -159,7 +159,7 @@ func (s *Server) loseAdoption(e volume.Entry, why error) {
 // madeFrom reports whether v, files of SeaweedFS, is what the volume of e was
 // adopted from.
 func (s *Server) madeFrom(e volume.Entry, v *store.Volume) bool {
-	return v != nil && foreign(v) && e.From(s.opts.Node, foreignReport(v).Print())
+	return v != nil && foreign(v) && e.From(s.opts.Node, ForeignReport(v).Print())
 }
 
 // adopt makes the copy that e orders, out of the files here and on the other
@@ -223,7 +223,7 @@ func (s *Server) adopt(ctx context.Context, e volume.Entry) error {
 // sources lists the sources of e, the files v on this node first. They must be
 // what they were when e was planned.
 func (s *Server) sources(e volume.Entry, v *store.Volume) ([]volume.Source, error) {
-	own := volume.Source{Node: s.opts.Node, Print: foreignReport(v).Print()}
+	own := volume.Source{Node: s.opts.Node, Print: ForeignReport(v).Print()}
 	if !slices.Contains(e.Sources, own) {
 		return nil, fmt.Errorf("%w: the files of volume %d here are not those that were reported", volume.ErrStale, e.Volume)
 	}
@@ -307,7 +307,7 @@ func (s *Server) foreignHere(id volume.ID, print uint64) (*store.Volume, error) 
 	switch {
 	case err != nil:
 		return nil, err
-	case !foreign(v) || foreignReport(v).Print() != print:
+	case !foreign(v) || ForeignReport(v).Print() != print:
 		return nil, fmt.Errorf("%w: volume %d on this node is not the foreign copy asked for", volume.ErrStale, id)
 	}
 	return v, nil

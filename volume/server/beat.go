@@ -213,7 +213,7 @@ func (s *Server) reportOf(id volume.ID) (volume.CopyReport, bool) {
 		return s.reached(r.Report()), true
 	}
 	if v, err := s.opts.Store.Volume(id); err == nil && foreign(v) {
-		rep := foreignReport(v)
+		rep := ForeignReport(v)
 		rep.Damaged = s.damaged(rep)
 		return rep, true
 	}
@@ -244,8 +244,8 @@ func (s *Server) foreignVolumes() []*store.Volume {
 
 func foreign(v *store.Volume) bool { return v.Foreign() || v.CopyID() == 0 }
 
-// foreignReport describes a volume that is only read. It has no copy id.
-func foreignReport(v *store.Volume) volume.CopyReport {
+// ForeignReport describes a volume that is only read. It has no copy id.
+func ForeignReport(v *store.Volume) volume.CopyReport {
 	files, deleted, deletedBytes, maxKey, size, modified, revision := v.Stats()
 	return volume.CopyReport{
 		Volume: v.ID(), Spec: v.Spec(), State: volume.CopyHealthy, Reason: readOnlyReason(v), Committed: size, Size: size, Files: files,

@@ -209,6 +209,9 @@ func (s *Store) shelve(d *dir, path, reason string) {
 
 // takeNew replaces the files of v by those that were built.
 func (s *Store) takeNew(v *Volume) error {
+	if err := syncThere(s.opts.FS, v.base+extDat, v.base+extIdx); err != nil {
+		return fmt.Errorf("sync the files of SeaweedFS, which are kept: %w", err)
+	}
 	reason := "files of SeaweedFS as they were when the volume was adopted; its records are in the volume now. To be deleted by hand"
 	folder, err := makeAside(s.opts.FS, v.dir, v.base, 0, reason)
 	if err != nil {
@@ -219,6 +222,21 @@ func (s *Store) takeNew(v *Volume) error {
 	}
 	s.shelve(v.dir, filepath.Join(v.dir.Path, asideName, folder), reason)
 	return s.finishTake(v.dir, v.base)
+}
+
+// syncThere makes durable what is in those of the files that are there.
+func syncThere(fs vfs.FS, paths ...string) (err error) {
+	for _, path := range paths {
+		f, e := fs.OpenFile(path, os.O_RDWR)
+		switch {
+		case errors.Is(e, os.ErrNotExist):
+		case e != nil:
+			err = errors.Join(err, e)
+		default:
+			err = errors.Join(err, f.Sync(), f.Close())
+		}
+	}
+	return err
 }
 
 // finishTake does what the file at base says.
