@@ -64,7 +64,7 @@ func (s *Store) Adopt(ctx context.Context, id volume.ID, a Adoption) (*Volume, e
 
 func (s *Store) adopt(ctx context.Context, v *Volume, a Adoption) (*Volume, error) {
 	super := superBlock{version: needle.V3, placement: a.Spec.Placement, ttl: a.Spec.TTL, revision: uint16(a.Generation)}
-	inPlace := a.Survey.Exact && v.super.encode() == super.encode() && !slices.ContainsFunc(a.Picks, func(p Pick) bool { return p.Source != 0 })
+	inPlace := a.Survey.Exact && v.super.encode() == super.encode() && !s.opts.Ledger.anyFailed(v.id) && !slices.ContainsFunc(a.Picks, func(p Pick) bool { return p.Source != 0 })
 	if !inPlace {
 		b := &builder{s: s, v: v, a: a, super: super, base: filepath.Join(v.dir.Path, adoptingName, filepath.Base(v.base))}
 		if err := b.build(ctx); err != nil {
@@ -119,7 +119,7 @@ func (s *Store) reopen(v *Volume) (*Volume, error) {
 // they are foreign.
 func (s *Store) takeInPlace(v *Volume, a Adoption) error {
 	fs := s.opts.FS
-	if err := s.cutTail(v, a.Survey.end); err != nil {
+	if err := s.cutTail(v, a); err != nil {
 		return fmt.Errorf("cut what follows the last record: %w", err)
 	}
 	if err := s.replaceIndex(v, a.Survey.idx); err != nil {
@@ -135,9 +135,9 @@ func (s *Store) takeInPlace(v *Volume, a Adoption) error {
 	return vfs.Replace(fs, v.base+extCopy, encodeCopy(v.id, a.Copy, nil))
 }
 
-// cutTail cuts .dat at end, durably, and keeps what it cuts.
-func (s *Store) cutTail(v *Volume, end int64) (err error) {
-	fs := s.opts.FS
+// cutTail cuts .dat at the end of its last record, durably, and keeps what it cuts.
+func (s *Store) cutTail(v *Volume, a Adoption) (err error) {
+	fs, end := s.opts.FS, a.Survey.end
 	f, err := fs.OpenFile(v.base+extDat, os.O_RDWR)
 	if err != nil {
 		return err
@@ -160,7 +160,13 @@ func (s *Store) cutTail(v *Volume, end int64) (err error) {
 			return err
 		}
 	}
-	return f.Sync() // what SeaweedFS wrote may be in the page cache only
+	// What SeaweedFS wrote may be in the page cache only. If it cannot be synced the
+	// next attempt finds it there again, with an fsync that says all is well; so it has
+	// to write the files anew (rule R5).
+	if err := f.Sync(); err != nil {
+		return errors.Join(err, s.opts.Ledger.fail(v.id, a.Copy, trust{SuperBlockSize, SuperBlockSize}))
+	}
+	return nil
 }
 
 // replaceIndex makes rows the durable content of .idx, and keeps one that was

@@ -39,10 +39,8 @@ func (v *Volume) fail(err error) error {
 	}
 	v.log.Error("copy failed and takes no more writes", "volume", v.id, "copy", v.copy, "err", err)
 	t := v.trust()
-	if v.opts.Ledger != nil {
-		if err := v.opts.Ledger.fail(v.id, v.copy, t); err != nil {
-			v.log.Error("a failed copy could not be marked in the ledger of this node", "volume", v.id, "copy", v.copy, "err", err)
-		}
+	if err := v.opts.Ledger.fail(v.id, v.copy, t); err != nil {
+		v.log.Error("a failed copy could not be marked in the ledger of this node", "volume", v.id, "copy", v.copy, "err", err)
 	}
 	if err := vfs.Replace(v.opts.FS, v.base+extFail, v.encodeFailMark(t, err.Error())); err != nil {
 		v.log.Warn("a failed copy could not be marked beside its files", "volume", v.id, "copy", v.copy, "err", err)

@@ -3,12 +3,14 @@ package store
 import (
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
 
 	"weedd/volume"
+	"weedd/volume/needle"
 	"weedd/volume/vfs/faultfs"
 )
 
@@ -160,6 +162,48 @@ func TestAFailedFsyncInRecoveryIsRememberedOverARestart(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// What SeaweedFS wrote last may be in the page cache only, and the fsync that is to make
+// it ours fails. The next attempt must not take the next fsync's word for it.
+func TestAFailedFsyncOfAnAdoptionIsRemembered(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(8) {
+		disk, home := newDisk(t, seed), faultfs.New(2)
+		dat := foreignFiles(t, disk, needle.V3)
+		f, err := disk.OpenFile("/d/7.dat", os.O_RDWR)
+		must(t, err)
+		_, err = f.WriteAt(dat, 0) // again, and not synced
+		must(t, errors.Join(err, f.Close()))
+		failing(disk, syscall.EIO, faultfs.Sync, "7.dat")
+		for attempt := range 3 {
+			s, l := withLedger(t, disk, home)
+			v, err := s.Volume(7)
+			must(t, err)
+			survey, err := v.Survey(t.Context())
+			must(t, err)
+			id := volume.CopyID(70 + attempt)
+			ours, err := s.Adopt(t.Context(), 7, Adoption{Copy: id, Spec: v.Spec(), Survey: survey, Begin: func() error { return l.Make(7, id, uint64(1+attempt)) }})
+			if (err == nil) != (attempt > 0) {
+				t.Fatalf("attempt %d: %v", attempt, err)
+			}
+			disk.SetFault(nil)
+			must(t, s.Close())
+			disk, home = disk.Kill(), home.Kill()
+			if ours != nil {
+				break
+			}
+		}
+		s, _ := withLedger(t, disk.Crash(0), home)
+		v, err := s.Volume(7)
+		if err != nil {
+			t.Fatalf("seed %d: %v; aside: %v", seed, err, s.Aside())
+		}
+		if v.Foreign() || v.Failed() != nil {
+			t.Errorf("seed %d: foreign %v, failed %v", seed, v.Foreign(), v.Failed())
+		}
+		must(t, checkAdopted(v))
 	}
 }
 

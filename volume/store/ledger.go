@@ -283,8 +283,12 @@ func (l *Ledger) Forget(id volume.ID, version uint64, named volume.CopyID) error
 	return nil
 }
 
-// fail notes durably that a copy failed, and how much of it can be trusted.
+// fail notes durably that a copy failed, and how much of it can be trusted. Without a
+// ledger nothing is noted.
 func (l *Ledger) fail(id volume.ID, copy volume.CopyID, t trust) error {
+	if l == nil {
+		return nil
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	c := l.entryLocked(id, copy)
@@ -293,6 +297,16 @@ func (l *Ledger) fail(id volume.ID, copy volume.CopyID, t trust) error {
 	}
 	c.failed, c.upto = true, t
 	return l.appendLocked(failedRow(id, copy, t))
+}
+
+// anyFailed reports whether a copy of a volume is known that has failed.
+func (l *Ledger) anyFailed(id volume.ID) bool {
+	if l == nil {
+		return false
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.ContainsFunc(l.copies[id], func(c ledgerCopy) bool { return c.failed })
 }
 
 // failed reports whether a copy has failed, and how much of it can be trusted.
