@@ -7,6 +7,7 @@ FUZZTIME    ?= 30s
 FUZZERS     ?= 2
 CHAOSTIME   ?= 60s
 FAULTTIME   ?= 30s
+SOAKTIME    ?= 10m
 ARCHES      ?= amd64 arm64
 STATICCHECK  = honnef.co/go/tools/cmd/staticcheck@v0.7.0
 NFPM         = github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.41.1
@@ -19,7 +20,7 @@ HOST_CONFIGS = ansible-playbook -i ansible/inventory/hosts.yml ansible/configs.y
 RACE := $(shell command -v $$($(GO) env CC) >/dev/null 2>&1 && echo -race)
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test check generate packages check-packages e2e e2e-hosts check-ansible chaos faults bench fuzz clean
+.PHONY: help run build test check generate packages check-packages e2e e2e-hosts check-ansible chaos faults soak bench fuzz clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -89,6 +90,10 @@ chaos: ## random faults in a cluster of three under load, for CHAOSTIME (60s)
 
 faults: ## what each fault of a process costs clients at the others, each for FAULTTIME (30s)
 	E2E_FAULT_TIME=$(FAULTTIME) $(GO) test -tags e2e -v -timeout 30m -count 1 -run TestE2E/no_fault ./daemon/weedd/
+
+# Both at once, from a seed that no run before had.
+soak: ## simulated copies and masters, with other seeds each time, for SOAKTIME (10m)
+	$(GO) test -v -count 1 -timeout 0 -run TestSeeds ./daemon/simulation ./cluster/simulation -sim.for $(SOAKTIME) -sim.base $$(date +%s)000
 
 bench: build ## measure against a bare HTTP server, in turns
 	$(GO) run ./volume/volumehttp/benchhttp -weedd ./weedd

@@ -28,7 +28,7 @@ var layers = []layer{
 		"daemon/config", "daemon/internalnet", "daemon/client", "daemon/probe"}},
 	{"the process", true, []string{"daemon"}},
 	{"programs", true, []string{"daemon/weedd", "volume/volumehttp/benchhttp"}},
-	{"for tests", false, []string{"volume/vfs/faultfs", "volume/volumetest", "volume/volumetest/replay", "cluster/master/mastertest", "daemon/client/clienttest", "daemon/daemontest", "daemon/simulation"}},
+	{"for tests", false, []string{"volume/vfs/faultfs", "volume/volumetest", "volume/volumetest/replay", "cluster/master/mastertest", "daemon/client/clienttest", "daemon/daemontest", "daemon/simulation", "cluster/simulation"}},
 }
 
 // owners are the libraries that shape what imports them, and the packages that

@@ -89,7 +89,17 @@ type Options struct {
 	SnapshotThreshold uint64        // commands since the last one that make it due; 8192
 	TrailingLogs      uint64        // commands kept behind a snapshot, for members that were away shortly; 8192
 
-	wrapLogs func(raft.LogStore) raft.LogStore // tests: a disk that hangs
+	// Stores are used in place of files in Dir, if given: tests have disks that hang,
+	// and that crash with what is not synced.
+	Stores *Stores
+}
+
+// Stores are what a member must remember.
+type Stores struct {
+	RaftID    string // dies with the rest
+	Logs      raft.LogStore
+	Stable    raft.StableStore
+	Snapshots raft.SnapshotStore
 }
 
 func (o Options) withDefaults() Options {
@@ -133,10 +143,10 @@ type Group struct {
 	raftID   string
 	hadState bool
 
-	raft      *raft.Raft
-	transport *transport
-	bolt      *raftboltdb.BoltStore
-	logs      *logSink
+	raft        *raft.Raft
+	transport   *transport
+	closeStores func() error
+	logs        *logSink
 
 	ctx     context.Context // ends with Close
 	cancel  context.CancelFunc
@@ -166,43 +176,62 @@ func Open(o Options) (_ *Group, err error) {
 			}
 		}
 	}()
-	if err := setAsideDamaged(o.Dir, o.Log); err != nil {
-		return nil, err
-	}
-	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
-		return nil, fmt.Errorf("make raft directory: %w", err)
-	}
-	if g.bolt, err = openBolt(filepath.Join(o.Dir, "raft.db")); err != nil {
-		return nil, err
-	}
-	undo = append(undo, g.bolt.Close)
 	logger := g.logs.logger()
-	snaps, err := raft.NewFileSnapshotStoreWithLogger(o.Dir, 2, logger)
-	if err != nil {
-		return nil, fmt.Errorf("open snapshots in %s: %w", o.Dir, err)
+	stores := o.Stores
+	if g.closeStores = func() error { return nil }; stores == nil {
+		if stores, g.closeStores, err = openStores(o.Dir, o.Log, logger); err != nil {
+			return nil, err
+		}
 	}
-	if g.hadState, err = raft.HasExistingState(g.bolt, g.bolt, snaps); err != nil {
+	undo = append(undo, g.closeStores)
+	g.raftID = stores.RaftID
+	if g.hadState, err = raft.HasExistingState(stores.Logs, stores.Stable, stores.Snapshots); err != nil {
 		return nil, fmt.Errorf("look for raft state in %s: %w", o.Dir, err)
-	}
-	if g.raftID, err = loadRaftID(o.Dir, g.bolt, g.hadState); err != nil {
-		return nil, err
 	}
 	g.transport = newTransport(g, logger)
 	undo = append(undo, g.transport.shut)
-	if err := g.start(snaps, logger); err != nil {
+	if err := g.start(stores, logger); err != nil {
 		return nil, err
 	}
 	return g, nil
 }
 
-func (g *Group) start(snaps raft.SnapshotStore, logger hclog.Logger) error {
-	cached, err := raft.NewLogCache(512, g.bolt)
+// openStores opens the files in dir, or makes them.
+func openStores(dir string, log *slog.Logger, logger hclog.Logger) (_ *Stores, shut func() error, err error) {
+	if err := setAsideDamaged(dir, log); err != nil {
+		return nil, nil, err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, nil, fmt.Errorf("make raft directory: %w", err)
+	}
+	bolt, err := openBolt(filepath.Join(dir, "raft.db"))
+	if err != nil {
+		return nil, nil, err
+	}
+	defer func() {
+		if err != nil {
+			bolt.Close()
+		}
+	}()
+	snaps, err := raft.NewFileSnapshotStoreWithLogger(dir, 2, logger)
+	if err != nil {
+		return nil, nil, fmt.Errorf("open snapshots in %s: %w", dir, err)
+	}
+	hasState, err := raft.HasExistingState(bolt, bolt, snaps)
+	if err != nil {
+		return nil, nil, fmt.Errorf("look for raft state in %s: %w", dir, err)
+	}
+	id, err := loadRaftID(dir, bolt, hasState)
+	if err != nil {
+		return nil, nil, err
+	}
+	return &Stores{RaftID: id, Logs: bolt, Stable: bolt, Snapshots: snaps}, bolt.Close, nil
+}
+
+func (g *Group) start(stores *Stores, logger hclog.Logger) error {
+	logs, err := raft.NewLogCache(512, stores.Logs)
 	if err != nil {
 		return fmt.Errorf("open raft log: %w", err)
-	}
-	var logs raft.LogStore = cached
-	if g.opt.wrapLogs != nil {
-		logs = g.opt.wrapLogs(logs)
 	}
 	notify := make(chan bool, 16)
 	conf := raft.DefaultConfig()
@@ -217,7 +246,7 @@ func (g *Group) start(snaps raft.SnapshotStore, logger hclog.Logger) error {
 	conf.NotifyCh = notify
 	conf.Logger = logger
 	conf.NoLegacyTelemetry = true
-	g.raft, err = raft.NewRaft(conf, fsm{g.opt.Machine}, logs, g.bolt, snaps, g.transport)
+	g.raft, err = raft.NewRaft(conf, fsm{g.opt.Machine}, logs, stores.Stable, stores.Snapshots, g.transport)
 	if err != nil {
 		return fmt.Errorf("start raft in %s: %w", g.opt.Dir, err)
 	}
@@ -336,7 +365,7 @@ func (g *Group) Close() error {
 	select {
 	case err := <-stopped:
 		g.wg.Wait()
-		if err = errors.Join(err, g.bolt.Close()); err != nil {
+		if err = errors.Join(err, g.closeStores()); err != nil {
 			return fmt.Errorf("close raft: %w", err)
 		}
 		return nil

@@ -508,7 +508,9 @@ func TestWatchdogNoticesAHungDisk(t *testing.T) {
 	logs := new(hangingLogs)
 	stuck := make(chan error, 10)
 	peers := newGroup(t, 1, func(o *Options) {
-		o.wrapLogs = func(s raft.LogStore) raft.LogStore { logs.LogStore = s; return logs }
+		memory := raft.NewInmemStore()
+		logs.LogStore = memory
+		o.Stores = &Stores{RaftID: "only", Logs: logs, Stable: memory, Snapshots: raft.NewInmemSnapshotStore()}
 		o.CheckEvery, o.StuckAfter = 50*time.Millisecond, time.Second
 		o.Stuck = func(err error) { stuck <- err }
 	})

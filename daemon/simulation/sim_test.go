@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"maps"
+	"math"
 	"os"
 	"slices"
 	"strconv"
@@ -18,41 +19,52 @@ import (
 )
 
 var (
-	seedsFlag = flag.Int("sim.seeds", 0, "how many seeds TestSeeds runs; 0 means WEEDD_SIM_SEEDS, or 80, or 12 with the race detector")
+	seedsFlag = flag.Int("sim.seeds", 0, "how many seeds TestSeeds runs; 0 means WEEDD_SIM_SEEDS, or as many as fit into -sim.for, or 80, or 12 with the race detector")
+	forFlag   = flag.Duration("sim.for", 0, "TestSeeds begins no seed after this time; 20s unless seeds are counted")
 	seedFlag  = flag.Uint64("sim.seed", 0, "run this seed alone")
 	baseFlag  = flag.Uint64("sim.base", 1, "the first seed")
 )
 
-func seeds(t *testing.T) int {
+// seeds says how many seeds to run, and for how long to begin others.
+func seeds(t *testing.T) (n int, atMost time.Duration) {
+	const always = 1000 * time.Hour
 	if *seedsFlag > 0 {
-		return *seedsFlag
+		return *seedsFlag, always
 	}
 	if s := os.Getenv("WEEDD_SIM_SEEDS"); s != "" {
 		n, err := strconv.Atoi(s)
 		if err != nil || n < 1 {
 			t.Fatalf("WEEDD_SIM_SEEDS=%q is not a number of seeds", s)
 		}
-		return n
+		return n, always
+	}
+	if *forFlag > 0 {
+		return math.MaxInt, *forFlag
 	}
 	if raced { // which finds nothing here, where one goroutine does everything, and takes its time
-		return 12
+		return 12, 20 * time.Second
 	}
-	return 80
+	return 80, 20 * time.Second
 }
 
 // TestSeeds runs random worlds through random troubles.
 func TestSeeds(t *testing.T) {
 	t.Parallel()
-	base, n := *baseFlag, seeds(t)
+	base, began := *baseFlag, time.Now()
+	n, atMost := seeds(t)
 	if *seedFlag != 0 {
 		base, n = *seedFlag, 1
 	}
-	t.Logf("seeds %d to %d", base, base+uint64(n)-1)
-	var next, acks, waiting, compactions, drops, adoptions, unmerged atomic.Int64
+	var next, ran, acks, waiting, compactions, drops, adoptions, unmerged atomic.Int64
 	var workers sync.WaitGroup
 	for range 2 {
 		workers.Go(func() {
-			for i := next.Add(1) - 1; i < int64(n) && !t.Failed(); i = next.Add(1) - 1 {
+			for !t.Failed() && time.Since(began) < atMost {
+				i := next.Add(1) - 1
+				if i >= int64(n) {
+					return
+				}
+				ran.Add(1)
 				seed := base + uint64(i)
 				w, stuck := trouble(seed)
 				if w.broken != nil {
@@ -68,13 +80,14 @@ func TestSeeds(t *testing.T) {
 		})
 	}
 	workers.Wait()
-	t.Logf("%d writes acknowledged; %d compactions; %d surplus copies dropped; %d volumes adopted, %d left because copies contradict each other; %d volumes ended without a copy that may lead", acks.Load(), compactions.Load(), drops.Load(), adoptions.Load(), unmerged.Load(), waiting.Load())
+	t.Logf("seeds %d to %d in %v: %d writes acknowledged; %d compactions; %d surplus copies dropped; %d volumes adopted, %d left because copies contradict each other; %d volumes ended without a copy that may lead",
+		base, base+uint64(ran.Load())-1, time.Since(began).Round(time.Millisecond), acks.Load(), compactions.Load(), drops.Load(), adoptions.Load(), unmerged.Load(), waiting.Load())
 }
 
 // A seed that failed is of use only if it fails again.
 func TestASeedReplays(t *testing.T) {
 	t.Parallel()
-	for seed := *baseFlag; seed < *baseFlag+3; seed++ {
+	for seed := *baseFlag; seed < *baseFlag+2; seed++ {
 		first, _ := trouble(seed)
 		again, _ := trouble(seed)
 		if a, b := first.story(), again.story(); a != b || first.acks != again.acks {
