@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -50,6 +51,7 @@ type Client struct {
 
 	mu   sync.Mutex
 	last LeaderInfo // the leader as the last answers had it
+	next time.Time  // when the others may be asked who leads while calls wait
 }
 
 // NewClient makes a Client. It connects to nobody yet.
@@ -63,6 +65,9 @@ const (
 	whoTime = time.Second
 	// hintPoll is how often a waiting call looks whether another master leads now.
 	hintPoll = 100 * time.Millisecond
+	// lookEvery is how often, at most, that is asked of the others, by a node that is
+	// no master itself and has calls waiting.
+	lookEvery = 300 * time.Millisecond
 	// maxAnswer bounds an answer that comes in pieces, in bytes.
 	maxAnswer = 1 << 30
 	retryMin  = 20 * time.Millisecond
@@ -333,33 +338,60 @@ func cmpErr(last, err error) error {
 // watched makes one attempt and gives it up early when another master leads.
 func (c *Client) watched(ctx context.Context, m LeaderInfo, timeout time.Duration, f func(context.Context, grpc.ClientConnInterface) error) error {
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	if c.opt.Hint != nil {
-		done := make(chan struct{})
-		defer func() { cancel(); <-done }()
-		go func() {
-			defer close(done)
-			c.awaitAnother(ctx, m)
-			cancel()
-		}()
-	}
+	done := make(chan struct{})
+	defer func() { cancel(); <-done }()
+	go func() {
+		defer close(done)
+		c.awaitAnother(ctx, m)
+		cancel()
+	}()
 	return c.call(ctx, m, timeout, f)
 }
 
-// awaitAnother returns once Hint names another leader than m, or ctx ends.
+// awaitAnother returns once another leader than m is known, or ctx ends. A node
+// that is no master itself learns that from the others: one that is frozen takes
+// calls and says nothing.
 func (c *Client) awaitAnother(ctx context.Context, m LeaderInfo) {
 	tick := time.NewTicker(hintPoll)
 	defer tick.Stop()
-	for {
+	for first := true; ; first = false {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+		}
+		if c.opt.Hint != nil {
 			if h := c.opt.Hint(); h.ID != "" && h.ID != m.ID {
 				return
 			}
+			continue
+		}
+		if !first && c.mayLook() { // most calls are answered by then
+			c.askAll(ctx, m)
+		}
+		if l := c.known(); l.ID != "" && l.ID != m.ID {
+			return
 		}
 	}
+}
+
+// mayLook says whether it is time to ask the others who leads: one call does it for
+// all.
+func (c *Client) mayLook() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := time.Now()
+	if now.Before(c.next) {
+		return false
+	}
+	c.next = now.Add(lookEvery)
+	return true
+}
+
+func (c *Client) known() LeaderInfo {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.last
 }
 
 // leader finds the leader: as this daemon knows it, as the last answer had it,
@@ -370,19 +402,17 @@ func (c *Client) leader(ctx context.Context) (LeaderInfo, bool) {
 			return h, true
 		}
 	}
-	c.mu.Lock()
-	last := c.last
-	c.mu.Unlock()
-	if last.ID != "" {
+	if last := c.known(); last.ID != "" {
 		return last, true
 	}
-	return c.askAll(ctx)
+	return c.askAll(ctx, LeaderInfo{})
 }
 
-// askAll asks all masters at once and takes the first that names a leader.
-func (c *Client) askAll(ctx context.Context) (LeaderInfo, bool) {
+// askAll asks all masters but one at once and takes the first that names a leader
+// other than that one, which is in question.
+func (c *Client) askAll(ctx context.Context, but LeaderInfo) (LeaderInfo, bool) {
 	ctx, cancel := context.WithCancel(ctx)
-	masters := c.masters()
+	masters := slices.DeleteFunc(c.masters(), func(m LeaderInfo) bool { return m == but })
 	found := make(chan LeaderInfo, len(masters))
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -397,7 +427,7 @@ func (c *Client) askAll(ctx context.Context) (LeaderInfo, bool) {
 		})
 	}
 	for range masters {
-		if info := <-found; info.ID != "" && info.Internal != "" {
+		if info := <-found; info.ID != "" && info.Internal != "" && info.ID != but.ID {
 			c.note(info)
 			return info, true
 		}

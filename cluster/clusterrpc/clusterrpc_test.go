@@ -368,6 +368,37 @@ func TestACallAtAMuteLeaderIsGivenUpWhenAnotherLeads(t *testing.T) {
 	wg.Wait()
 }
 
+// A node that is no master has only the word of the others that the one it asked,
+// which takes calls and answers none, leads no more.
+func TestAMuteLeaderHoldsUpNoNodeThatIsNoMaster(t *testing.T) {
+	t.Parallel()
+	ms := start(t, "m1", "m2", "m3")
+	ms.lead("m1")
+	c := ms.client()
+	if _, err := c.Keys(ctx(t), 1); err != nil { // it knows who leads
+		t.Fatal(err)
+	}
+	frozen := ms.list[0]
+	frozen.mu.Lock()
+	frozen.mute, frozen.calls = true, 0
+	frozen.mu.Unlock()
+	done := make(chan error, 1)
+	go func() {
+		_, err := c.Keys(ctx(t), 1)
+		done <- err
+	}()
+	wait(t, "the call at the frozen master", func() bool {
+		frozen.mu.Lock()
+		defer frozen.mu.Unlock()
+		return frozen.calls > 0
+	})
+	began := time.Now()
+	ms.lead("m2")
+	if err := <-done; err != nil || time.Since(began) > 2*time.Second { // by itself the call ends after 3 s
+		t.Errorf("%v after %v", err, time.Since(began))
+	}
+}
+
 func TestOneHeartbeatCarriesReportsUpAndOrdersDown(t *testing.T) {
 	t.Parallel()
 	ms := start(t, "m1")
