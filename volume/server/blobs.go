@@ -13,16 +13,28 @@ import (
 // Put stores n under id, at the primary of its volume wherever that is. It holds
 // the request while there is none. n and its bytes must not change until Put has
 // returned. volume.ErrOutcomeUnknown means that it may have been stored.
+//
+// A file that an attempt after one with an unknown outcome finds deleted stays so:
+// it may have been deleted after that attempt, by somebody who was told so. What is
+// sure is that n is not there, and will not be: volume.ErrUnavailable, so that the
+// client may say once more that it wants it.
 func (s *Server) Put(ctx context.Context, id volume.FileID, n *needle.Needle, createOnly bool) (res volume.PutResult, err error) {
 	n.Key, n.Cookie = id.Key, id.Cookie
+	deleted := false
 	err = s.write(ctx, id.Volume, func(ctx context.Context, t target, after volume.Epoch) (err error) {
 		if t.local != nil {
 			res, err = s.put(ctx, t.local, n, createOnly, after)
 		} else {
 			res, err = s.opts.Remote.Put(ctx, t.node, id, n, createOnly, after)
 		}
+		if deleted = after != 0 && errors.Is(err, volume.ErrNotFound); deleted {
+			return nil
+		}
 		return err
 	})
+	if deleted {
+		return res, fmt.Errorf("%w: file %s was deleted, and the primary of its volume changed while this write was under way; it is not stored, repeat it if it is still wanted", volume.ErrUnavailable, id)
+	}
 	return res, s.explain(id.Volume, err)
 }
 

@@ -51,6 +51,7 @@ type cluster struct {
 	scrub  time.Duration // of nodes started from now on
 	second bool          // nodes started from now on have another disk, at /data2
 	frozen atomic.Value  // volume.NodeID: takes writes that are passed on, and never answers
+	held   atomic.Int64  // writes that it took
 
 	mu    sync.Mutex
 	nodes map[volume.NodeID]*node
@@ -208,6 +209,7 @@ func (r counting) Dial(ctx context.Context, n volume.Node) (replica.Link, error)
 // Put implements server.Remote.
 func (r counting) Put(ctx context.Context, n volume.Node, id volume.FileID, f *needle.Needle, createOnly bool, after volume.Epoch) (volume.PutResult, error) {
 	if r.c.frozen.Load() == n.ID {
+		r.c.held.Add(1)
 		<-ctx.Done()
 		return volume.PutResult{}, fmt.Errorf("%w: frozen", volume.ErrOutcomeUnknown)
 	}

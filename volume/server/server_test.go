@@ -553,6 +553,36 @@ func TestAWriteToAFrozenPrimaryIsRepeatedAtTheNext(t *testing.T) {
 	c.wantFile("b", over, "x")
 }
 
+// Of a write whose first attempt has no known outcome, and whose file is deleted in
+// the next epoch, it is known that it is not stored: the client may repeat it.
+func TestAnOverwriteThatFindsItsFileDeletedAfterAFailoverMayBeRepeated(t *testing.T) {
+	t.Parallel()
+	c := start(t, "a", "b", "c")
+	c.master.grow(1, spec001, "a", "b")
+	c.open(1, 2)
+	id := fileID(1, 1)
+	c.node("a").mustPut(t, id, "old")
+	if _, err := c.node("a").Delete(context.Background(), id, 0); err != nil {
+		t.Fatal(err)
+	}
+	c.frozen.Store(volume.NodeID("a"))
+	done := make(chan error, 1)
+	go func() {
+		_, err := c.node("c").Put(context.Background(), id, file(id, "new"), false)
+		done <- err
+	}()
+	c.eventually("the write is at a", func() bool { return c.held.Load() > 0 })
+	c.master.change(1, func(e *volume.Entry) { e.Primary = "b" })
+	if err := <-done; !errors.Is(err, volume.ErrUnavailable) || errors.Is(err, volume.ErrOutcomeUnknown) {
+		t.Errorf("a write over a file that is deleted, in the next epoch: %v", err)
+	}
+	if _, err := c.node("b").Get(context.Background(), id, false); !errors.Is(err, volume.ErrNotFound) {
+		t.Errorf("the deleted file: %v", err)
+	}
+	c.node("c").mustPut(t, id, "new")
+	c.wantFile("b", id, "new")
+}
+
 // While no master can be asked where a volume is, a read of it waits.
 func TestAReadWaitsForAMaster(t *testing.T) {
 	t.Parallel()
