@@ -13,12 +13,15 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/goleak"
 
 	"weedd/volume"
 	"weedd/volume/needle"
 	"weedd/volume/volumehttp"
 	"weedd/volume/volumetest"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // node is the volume role over stores in memory: reads of what another node
 // holds are refused with its name, writes and deletes are passed on.

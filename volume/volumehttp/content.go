@@ -206,10 +206,13 @@ func quality(params string) float64 {
 // send answers with all of the content, or with ranges of it. An error means that a
 // chunk cannot be had, before or after the answer has begun.
 func (a *API) send(x *exchange, c *content, ranges []byteRange) error {
-	if c.chunks != nil && x.r.Method != http.MethodHead {
+	if c.chunks != nil {
 		first := byteRange{0, c.size}
 		if len(ranges) > 0 {
 			first = ranges[0]
+		}
+		if x.r.Method == http.MethodHead {
+			first.length = min(first.length, 1) // enough to see what GET would say
 		}
 		if err := c.chunks.open(first.start, first.length); err != nil {
 			x.forget()

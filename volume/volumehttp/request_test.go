@@ -551,3 +551,46 @@ func TestMetrics(t *testing.T) {
 		}
 	}
 }
+
+// HEAD has the status and all headers of GET, and no body, whatever is asked for.
+func TestHeadIsGetWithoutTheBody(t *testing.T) {
+	t.Parallel()
+	api := volumehttp.New(volumehttp.Options{Blobs: &node{Blobs: volumetest.NewBlobs(1)}, Log: discard(), Images: 64 << 20})
+	do := func(method, target, body string, headers ...string) *httptest.ResponseRecorder {
+		r := httptest.NewRequest(method, target, strings.NewReader(body))
+		for i := 0; i < len(headers); i += 2 {
+			r.Header.Set(headers[i], headers[i+1])
+		}
+		w := httptest.NewRecorder()
+		api.Handler().ServeHTTP(w, r)
+		return w
+	}
+	for target, body := range map[string]string{
+		"/1/01deadbeef/a.txt":         strings.Repeat("text ", 100), // kept packed
+		"/1,02deadbeef":               "\x89 no type",
+		"/1,03deadbeef":               "",
+		"/1/04deadbeef/p.png":         pngOf(t, 40, 20),
+		"/1,05deadbeef?cm=true":       `{"name":"c.txt","mime":"text/x-c","chunks":[{"fid":"1,02deadbeef","size":9}]}`,
+		"/1,08deadbeef?cm=true":       `{"name":"broken","chunks":[{"fid":"1,02deadbeef","size":10}]}`,
+		"/1,06deadbeef.css?ts=150000": "a{}",
+	} {
+		if w := do("PUT", target, body, "Seaweed-Own", "x"); w.Code != 201 {
+			t.Fatalf("%s: %d %s", target, w.Code, w.Body)
+		}
+	}
+	for _, target := range []string{"/1,01deadbeef", "/1/01deadbeef/b.html?dl=1", "/1,02deadbeef", "/1,03deadbeef", "/1,04deadbeef", "/1,04deadbeef.png?width=10", "/1,04deadbeef?width=10&mode=fill&height=4",
+		"/1,05deadbeef", "/1,05deadbeef?cm=false", "/1,08deadbeef", "/1,06deadbeef?response-content-type=a/b", "/1,07deadbeef", "/1,01deadbee0", "/2,01deadbeef", "/x", "/1,01deadbeef?%zz"} {
+		for _, headers := range [][]string{nil, {"Accept-Encoding", "gzip"}, {"If-None-Match", "*"}, {"If-Match", `"x"`}, {"Origin", "http://a"}, {"Want-Repr-Digest", "sha-256=1"}} {
+			get, head := do("GET", target, "", headers...), do("HEAD", target, "", headers...)
+			if head.Code != get.Code || head.Body.Len() > 0 {
+				t.Errorf("%s %v: HEAD %d with %d bytes, GET %d", target, headers, head.Code, head.Body.Len(), get.Code)
+			}
+			for _, h := range []http.Header{get.Header(), head.Header()} {
+				h.Del("X-Amz-Request-Id")
+			}
+			if a, b := fmt.Sprint(get.Header()), fmt.Sprint(head.Header()); a != b {
+				t.Errorf("%s %v: GET has\n%s, HEAD\n%s", target, headers, a, b)
+			}
+		}
+	}
+}

@@ -42,6 +42,16 @@ func NewBlobs(volumes ...volume.ID) *Blobs {
 	return b
 }
 
+// Len is how many files there are, deleted ones included.
+func (b *Blobs) Len() (n int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, files := range b.volumes {
+		n += len(files)
+	}
+	return n
+}
+
 // Put is that of Store.
 func (b *Blobs) Put(_ context.Context, id volume.FileID, n *needle.Needle, createOnly bool) (volume.PutResult, error) {
 	b.mu.Lock()
