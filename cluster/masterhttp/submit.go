@@ -148,9 +148,11 @@ func (a *API) storeOne(r *http.Request, req master.Request, up *wire.Upload) (*s
 // storeChunks stores a file of which data is the first piece, and then its manifest.
 // When it fails, the chunks that were stored are deleted.
 func (a *API) storeChunks(r *http.Request, req master.Request, in *wire.Incoming, data []byte) (out *submitted, err error) {
+	last := false
 	if in.Packed() {
-		return nil, fmt.Errorf("%w: a body with Content-Encoding: gzip is not cut into chunks, and it is over %d bytes; send it plain, or with a larger maxMB",
-			volume.ErrTooLarge, len(data))
+		if data, last, err = in.Unpack(data); err != nil {
+			return nil, err
+		}
 	}
 	var stored []master.Assignment
 	defer func() {
@@ -162,7 +164,7 @@ func (a *API) storeChunks(r *http.Request, req master.Request, in *wire.Incoming
 	one.Count = 1
 	var chunks []wire.Chunk
 	var offset int64
-	for last := false; ; {
+	for {
 		as, _, err := a.opts.Master.Submit(r.Context(), one, in.Piece(data))
 		if err != nil {
 			return nil, fmt.Errorf("chunk at %d: %w", offset, err)

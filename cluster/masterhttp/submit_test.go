@@ -134,6 +134,69 @@ func TestALargeBodyIsStoredInChunks(t *testing.T) {
 	}
 }
 
+// noise is text that hardly shrinks.
+func noise(n int) string {
+	var b strings.Builder
+	for i := 0; b.Len() < n; i++ {
+		b.WriteString(md5Of(fmt.Sprint(i)))
+	}
+	return b.String()[:n]
+}
+
+func pack(t *testing.T, s string) string {
+	var b bytes.Buffer
+	zw := gzip.NewWriter(&b)
+	_, _ = zw.Write([]byte(s)) // into memory
+	if err := zw.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}
+
+// What the client packed is stored plain when it is too long for one file, and as it
+// came when it is not.
+func TestALargePackedBodyIsStoredInChunks(t *testing.T) {
+	t.Parallel()
+	const kib = 1 << 10
+	s := newSingle(t, func(o *masterhttp.Options) { o.FileLimit = 64 * kib })
+	plain := noise(300 * kib)
+	packed := pack(t, plain)
+	raw := []string{"Content-Type", "a/b", "Content-Encoding", "gzip", "Content-MD5", md5Of(plain), "Content-Digest", contentDigest(packed), "Want-Content-Digest", "sha-256=1"}
+	form := strings.Replace(asForm(packed), "\r\n\r\n", "\r\nContent-Encoding: gzip\r\n\r\n", 1)
+	for why, out := range map[string]submitted{
+		"raw":    s.submit("", packed, raw...),
+		"a form": s.submit("", form, "Content-Type", "multipart/form-data; boundary=b", "Want-Content-Digest", "sha-256=1"),
+	} {
+		_, text := s.get(out.FID)
+		m, err := wire.ParseManifest([]byte(text))
+		if err != nil || m.Check() != nil || m.Size != int64(len(plain)) || out.Size != m.Size || !bytes.Equal(m.SHA256, sha(plain)) || len(m.Chunks) != 10 || out.Digest != contentDigest(packed) {
+			t.Errorf("%s: %+v %v %+v", why, out, err, m)
+		}
+		var got strings.Builder
+		for _, chunk := range m.Chunks {
+			_, part := s.get(chunk.FileID)
+			got.WriteString(part)
+		}
+		if got.String() != plain {
+			t.Errorf("%s: other content", why)
+		}
+	}
+	short := pack(t, "short")
+	if n, _ := s.get(s.submit("", short, "Content-Type", "a/b", "Content-Encoding", "gzip").FID); string(n.Data) != short || n.Has(needle.FlagManifest) {
+		t.Error("a short body is not stored as it came")
+	}
+	var writes stored
+	s.OnPut = func(_ context.Context, _ volume.Node, id volume.FileID) error { writes.add(id); return nil }
+	bomb := pack(t, noise(64*kib)+strings.Repeat("\x00", 64<<20))
+	w := s.do("POST", "/submit", bomb, "Content-Type", "a/b", "Content-Encoding", "gzip")
+	if got := text(t, w); w.Code != 413 || !strings.Contains(got, "send it plain") {
+		t.Errorf("a body that unpacks to far too much: %d %s", w.Code, got)
+	}
+	if len(writes.ids) > (1<<20+100*len(bomb))/(32*kib)+1 {
+		t.Errorf("%d chunks of it were stored", len(writes.ids))
+	}
+}
+
 func md5Of(s string) string {
 	sum := md5.Sum([]byte(s))
 	return base64.StdEncoding.EncodeToString(sum[:])
@@ -166,14 +229,7 @@ func (c cut) Read(p []byte) (int, error) {
 func TestAnUploadInChunksThatFailsLeavesNothing(t *testing.T) {
 	t.Parallel()
 	long := strings.Repeat("0123456789", 25)
-	var packed bytes.Buffer
-	zw := gzip.NewWriter(&packed)
-	for i := range 100 {
-		fmt.Fprint(zw, md5Of(fmt.Sprint(i)))
-	}
-	if err := zw.Close(); err != nil {
-		t.Fatal(err)
-	}
+	packed := pack(t, noise(2400))
 	for _, c := range []struct {
 		why     string
 		body    io.Reader
@@ -188,7 +244,10 @@ func TestAnUploadInChunksThatFailsLeavesNothing(t *testing.T) {
 		{"a client that hangs up", cut{strings.NewReader(long)}, nil, 0, 400, 2},
 		{"the second chunk cannot be stored", strings.NewReader(long), nil, 2, 413, 2},
 		{"the manifest cannot be stored", strings.NewReader(long), nil, 4, 413, 4},
-		{"a packed body", &packed, []string{"Content-Encoding", "gzip"}, 0, 413, 0},
+		{"a packed body that breaks off", strings.NewReader(packed[:1000]), []string{"Content-Encoding", "gzip"}, 0, 400, 1},
+		{"a packed body with something behind it", strings.NewReader(packed + long), []string{"Content-Encoding", "gzip"}, 0, 400, 1},
+		{"a long body that says it is packed and is not", strings.NewReader(long), []string{"Content-Encoding", "gzip"}, 0, 400, 0},
+		{"a packed body with another digest", strings.NewReader(packed), []string{"Content-Encoding", "gzip", "Content-Digest", contentDigest("x")}, 0, 400, 3},
 		{"a form that breaks off", cut{strings.NewReader(asForm(long)[:200])}, []string{"Content-Type", "multipart/form-data; boundary=b"}, 0, 400, 1},
 	} {
 		var writes stored

@@ -3,10 +3,14 @@ package wire
 import (
 	"compress/gzip"
 	"errors"
+	"fmt"
+	"io"
 	"net/http"
 	"runtime"
 	"strings"
 	"sync"
+
+	"weedd/volume"
 )
 
 // packers keeps gzip writers, of some 800 KB each, between uploads.
@@ -81,4 +85,44 @@ func (b *bounded) Write(p []byte) (int, error) {
 	}
 	b.buf = append(b.buf, p...)
 	return len(p), nil
+}
+
+// mostUnpacked is to how many times its length a content may unpack, beyond the first
+// MiB: a few MiB would fill a disk otherwise.
+const mostUnpacked = 100
+
+// unpacker reads what a gzip stream unpacks to, unless that is far too much. The error
+// is volume.ErrTooLarge then.
+type unpacker struct {
+	zr     *gzip.Reader
+	packed counter
+	plain  int64
+}
+
+func newUnpacker(from io.Reader) (io.Reader, error) {
+	u := &unpacker{packed: counter{from: from}}
+	var err error
+	u.zr, err = gzip.NewReader(&u.packed)
+	return u, err
+}
+
+// Read implements io.Reader.
+func (u *unpacker) Read(b []byte) (int, error) {
+	n, err := u.zr.Read(b)
+	if u.plain += int64(n); u.plain > 1<<20+mostUnpacked*u.packed.n {
+		return n, fmt.Errorf("%w: the content unpacks to over %d times its length; send it plain", volume.ErrTooLarge, mostUnpacked)
+	}
+	return n, err
+}
+
+type counter struct {
+	from io.Reader
+	n    int64
+}
+
+// Read implements io.Reader.
+func (c *counter) Read(b []byte) (int, error) {
+	n, err := c.from.Read(b)
+	c.n += int64(n)
+	return n, err
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"math"
 	"net/http"
 	"net/url"
 	"slices"
@@ -100,6 +101,7 @@ type Incoming struct {
 	manifest bool          // the content is a chunk manifest
 	want     Digest        // "" for none
 	ahead    []byte        // one byte, read to see whether there is more
+	packed   bool          // what is read is unpacked from what the client packed
 	sha256   hash.Hash     // of the content, when it comes in pieces
 	sum      hash.Hash     // the same, by what the client wants
 	read     int64         // bytes of the content so far
@@ -160,13 +162,33 @@ func (in *Incoming) Next() (data []byte, last bool, err error) {
 // Packed reports whether the client says that the content is gzip.
 func (in *Incoming) Packed() bool { return in.f.gzip }
 
+// Unpack is for content that the client packed and that is longer than
+// UploadOptions.Limit: with the first piece of it, it goes on as Next does with what
+// that unpacks to, in pieces half as long, since that one stays in memory for a while.
+func (in *Incoming) Unpack(first []byte) (data []byte, last bool, err error) {
+	from := io.MultiReader(bytes.NewReader(first), bytes.NewReader(in.ahead), in.f.from)
+	if in.sum = in.want.New(); in.sum != nil {
+		from = io.TeeReader(from, in.sum)
+	}
+	if in.f.from, err = newUnpacker(from); err != nil {
+		return nil, false, bodyError(err)
+	}
+	in.packed, in.ahead, in.read = true, nil, 0
+	in.o.Limit = max(in.o.Limit/2, 1)
+	in.f.expect = math.MaxInt64 - 1 // buffers are made for whole pieces
+	return in.Next()
+}
+
 // Piece makes a file of its own of data, the next piece of the content.
 func (in *Incoming) Piece(data []byte) *needle.Needle {
 	if in.sha256 == nil {
-		in.sha256, in.sum = SHA256.New(), in.want.New()
+		in.sha256 = SHA256.New()
+		if !in.packed {
+			in.sum = in.want.New()
+		}
 	}
 	in.sha256.Write(data)
-	if in.sum != nil {
+	if in.sum != nil && !in.packed {
 		in.sum.Write(data)
 	}
 	in.f.plain.Write(data)
