@@ -1,8 +1,10 @@
 package daemon
 
 import (
+	"bytes"
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -150,13 +152,13 @@ func (d *Daemon) startMaster(client *clusterrpc.Client) {
 		Log: m.data, Gossip: d.mesh, Leader: client, Volumes: d.volumes(), Logger: d.log, Hold: d.cfg.Limits.Hold,
 	})
 	d.open.push(m.master.Close)
-	clusterrpc.Register(d.rpc, service{m})
 	m.api = masterhttp.New(masterhttp.Options{
-		Master: m.master, Group: m, Ready: d.Reasons, Log: d.log, Version: d.opts.Version, Metrics: d.metricsHandler(),
+		Master: m.master, Group: m, Keys: m, Ready: d.Reasons, Log: d.log, Version: d.opts.Version, Metrics: d.metricsHandler(),
 		DefaultReplication: d.cfg.Master.DefaultReplication, GarbageThreshold: float64(d.cfg.Master.GarbageThreshold), VolumeLimit: int64(d.cfg.Master.VolumeSizeLimit),
 		Access: d.access, TLS: d.cert != nil, NoFiles: !d.cfg.Master.Files,
 		FileLimit: int64(d.cfg.Limits.FileSize), HeldBytes: int64(d.cfg.Limits.HeldBytes), HeldRequests: d.cfg.Limits.HeldRequests, Room: d.cfg.Limits.Hold,
 	})
+	clusterrpc.Register(d.rpc, service{m})
 	d.metrics.MustRegister(m.api.Collectors()...)
 	d.metrics.MustRegister(m.leader.Collectors()...)
 	m.http = newHTTP(m.api.Handler(), d.log)
@@ -356,6 +358,36 @@ func (m *masterRole) viewMasters() ([]cluster.ViewMaster, uint64) {
 	return m.masters(), term
 }
 
+// Claim implements masterhttp.Keys.
+func (m *masterRole) Claim(ctx context.Context, key, print string) (answer []byte, end func(answer []byte), err error) {
+	nodes, _ := m.mesh.Watch()
+	at := keeperOf(key, nodes)
+	if at.ID == "" || at.ID == m.self {
+		return nil, nil, nil
+	}
+	c, end, err := m.client.Claim(ctx, at, key, print)
+	if c.Reused {
+		err = masterhttp.ErrKeyReused
+	}
+	return c.Answer, end, err
+}
+
+// keeperOf chooses the master that remembers an idempotency key: the same at every
+// master, as long as they see the same ones alive. When one goes or comes, only its
+// own keys move.
+func keeperOf(key string, nodes []cluster.Node) (keeper cluster.Node) {
+	var best [sha256.Size]byte
+	for _, n := range nodes {
+		if n.Roles&cluster.RoleMaster == 0 || !n.Alive {
+			continue
+		}
+		if rank := sha256.Sum256([]byte(string(n.ID) + "\n" + key)); keeper.ID == "" || bytes.Compare(rank[:], best[:]) > 0 {
+			keeper, best = n, rank
+		}
+	}
+	return keeper
+}
+
 // promiser asks another master for its promise in a genesis.
 type promiser struct{ m *masterRole }
 
@@ -438,6 +470,14 @@ func (s service) Locate(ctx context.Context, id volume.ID) (volume.Entry, []volu
 		err = nil // the entry alone is of use too
 	}
 	return e, nodes, err
+}
+
+func (s service) Claim(ctx context.Context, key, print string) (c clusterrpc.Claim, end func(answer []byte), err error) {
+	c.Answer, end, err = s.api.Claim(ctx, key, print)
+	if errors.Is(err, masterhttp.ErrKeyReused) {
+		return clusterrpc.Claim{Reused: true}, nil, nil
+	}
+	return c, end, err
 }
 
 func (s service) WhoLeads(context.Context) (clusterrpc.LeaderInfo, error) { return s.hint(), nil }

@@ -47,6 +47,10 @@ type Service interface {
 
 	// Locate answers from the catalog of this master, whoever leads.
 	Locate(ctx context.Context, id volume.ID) (volume.Entry, []volume.Node, error)
+	// Claim looks an idempotency key up in the memory of this master. If the claim has
+	// no answer and is not refused, end is called with that of the upload, nil if it
+	// failed; ctx ends at the latest then.
+	Claim(ctx context.Context, key, print string) (c Claim, end func(answer []byte), err error)
 	// WhoLeads names the leader as this master knows it; the zero value for none.
 	WhoLeads(ctx context.Context) (LeaderInfo, error)
 	// Promise is the vote on a genesis (rule R2). The proposal is opaque here.
@@ -57,6 +61,12 @@ type Service interface {
 type LeaderInfo struct {
 	ID       volume.NodeID `json:"id,omitempty"`
 	Internal string        `json:"internal,omitempty"`
+}
+
+// Claim says what a master remembers of an upload with an idempotency key.
+type Claim struct {
+	Answer json.RawMessage `json:"answer,omitempty"` // of the first upload with the key; none if there was none
+	Reused bool            `json:"reused,omitempty"` // the first was another upload
 }
 
 // The messages that are not already words of other packages.
@@ -85,6 +95,16 @@ type (
 	locateAnswer struct {
 		Entry volume.Entry  `json:"entry"`
 		Nodes []volume.Node `json:"nodes"`
+	}
+	// claimUp is the question, and then its end.
+	claimUp struct {
+		Key    string          `json:"key,omitempty"`
+		Print  string          `json:"print,omitempty"`
+		Answer json.RawMessage `json:"answer,omitempty"` // of the upload; none if it failed
+	}
+	// claimDown is a sign of life, and then the claim.
+	claimDown struct {
+		Claim *Claim `json:"claim,omitempty"`
 	}
 	promiseRequest struct {
 		Proposal json.RawMessage `json:"proposal"`
@@ -167,6 +187,7 @@ func Register(srv *grpc.Server, svc Service) {
 		},
 		Streams: []grpc.StreamDesc{
 			rpcwire.Stream("Beat", serveBeat),
+			rpcwire.Stream("Claim", serveClaim),
 			rpcwire.Stream("View", func(s Service, stream grpc.BidiStreamingServer[nothing, piece]) error {
 				if _, err := stream.Recv(); err != nil {
 					return err

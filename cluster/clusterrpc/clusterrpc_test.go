@@ -38,6 +38,7 @@ type fakeMaster struct {
 	got     []volume.Report
 	orders  chan volume.Orders
 	view    cluster.View
+	claim   func(ctx context.Context, key, print string) (clusterrpc.Claim, func([]byte), error)
 }
 
 func (m *fakeMaster) notLeader(ctx context.Context) error {
@@ -53,6 +54,10 @@ func (m *fakeMaster) notLeader(ctx context.Context) error {
 		return fmt.Errorf("at %s: %w", m.id, &cluster.NotLeaderError{Leader: leader.ID, Internal: leader.Internal})
 	}
 	return nil
+}
+
+func (m *fakeMaster) Claim(ctx context.Context, key, print string) (clusterrpc.Claim, func([]byte), error) {
+	return m.claim(ctx, key, print)
 }
 
 func (m *fakeMaster) Operate(ctx context.Context, op cluster.Operation) (cluster.Outcome, error) {

@@ -58,6 +58,7 @@ type Group interface {
 type Options struct {
 	Master  Master
 	Group   Group
+	Keys    Keys                      // nil: idempotency keys are remembered at this master alone
 	Ready   func() (reasons []string) // why this node should get no requests; empty when it should
 	Log     *slog.Logger
 	Version string

@@ -3,6 +3,7 @@ package masterhttp
 import (
 	"container/list"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -23,15 +24,84 @@ const (
 	repeatWait   = 10 * time.Second // how long a repeat waits for the first, while that runs
 )
 
-// errKeyReused is for a key that came before with another upload, errKeyRunning for
+// ErrKeyReused is for a key that came before with another upload, errKeyRunning for
 // one whose first upload does not end.
 var (
-	errKeyReused  = errors.New("the Idempotency-Key was used for another upload")
-	errKeyRunning = errors.New("the first upload with this Idempotency-Key is still running")
+	ErrKeyReused  = errors.New("the Idempotency-Key was used for another upload")
+	errKeyRunning = fmt.Errorf("%w: the first upload with this Idempotency-Key is still running", volume.ErrExists)
 )
 
+// Keys is the memory of the one master that all choose for an idempotency key. Safe
+// for concurrent use.
+type Keys interface {
+	// Claim gives the answer of the first upload with the key, or nil if this one is
+	// the first: then end must be called with its answer, nil if it failed. end is
+	// nil if this very master is the one. print tells the upload from others.
+	// Errors are ErrKeyReused, volume.ErrExists while the first does not end, and any
+	// other if that master does not answer.
+	Claim(ctx context.Context, key, print string) (answer []byte, end func(answer []byte), err error)
+}
+
+// Claim is that of Keys, for the other masters: of what this one remembers.
+func (a *API) Claim(ctx context.Context, key, print string) (answer []byte, end func(answer []byte), err error) {
+	out, finish, err := a.repeats.begin(ctx, key, print)
+	if err != nil || out != nil {
+		return encodeAnswer(out), nil, err
+	}
+	return nil, func(answer []byte) { finish(decodeAnswer(answer)) }, nil
+}
+
+// begin looks whether an upload is a repeat, here and at the master that all choose
+// for its key; so a repeat may come to any of them. It is like repeats.begin. If that
+// master does not answer, what this one knows has to do.
+func (a *API) begin(ctx context.Context, key, print string) (answer *submitted, end func(*submitted), err error) {
+	answer, here, err := a.repeats.begin(ctx, key, print)
+	if err != nil || answer != nil || a.opts.Keys == nil {
+		return answer, here, err
+	}
+	known, settle, err := a.opts.Keys.Claim(ctx, key, print)
+	switch {
+	case isAny(err, ErrKeyReused, volume.ErrExists):
+		here(nil)
+		return nil, nil, err
+	case err != nil:
+		a.opts.Log.Debug("upload with an idempotency key goes on without the master that remembers it", "err", err)
+		return nil, here, nil
+	case known != nil:
+		answer = decodeAnswer(known)
+		here(answer)
+		return answer, nil, nil
+	case settle == nil:
+		return nil, here, nil
+	}
+	return nil, func(answer *submitted) {
+		settle(encodeAnswer(answer))
+		here(answer)
+	}, nil
+}
+
+// encodeAnswer is nil for no answer.
+func encodeAnswer(s *submitted) []byte {
+	if s == nil {
+		return nil
+	}
+	b, err := json.Marshal(s)
+	if err != nil {
+		panic(fmt.Sprintf("encode answer: %v", err)) // it is strings and a number
+	}
+	return b
+}
+
+func decodeAnswer(b []byte) *submitted {
+	var s submitted
+	if json.Unmarshal(b, &s) != nil || s.FileID == "" {
+		return nil
+	}
+	return &s
+}
+
 // repeats remembers the answers of uploads by their idempotency keys, at this master
-// only and in memory. Failures are not remembered: a repeat tries again. Safe for
+// and in memory. Failures are not remembered: a repeat tries again. Safe for
 // concurrent use.
 type repeats struct {
 	now func() time.Time
@@ -64,7 +134,7 @@ func (s *repeats) begin(ctx context.Context, key, print string) (answer *submitt
 			return nil, func(a *submitted) { s.end(first, a) }, nil
 		}
 		if first.print != print {
-			return nil, nil, errKeyReused
+			return nil, nil, ErrKeyReused
 		}
 		select {
 		case <-first.done:

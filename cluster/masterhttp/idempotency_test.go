@@ -66,7 +66,7 @@ func TestWhatIsRememberedOfUploadsIsBounded(t *testing.T) {
 		if _, _, err := s.begin(ctx, "slow", "p"); err != errKeyRunning || time.Since(began) != repeatWait {
 			t.Errorf("%v after %v", err, time.Since(began))
 		}
-		if _, _, err := s.begin(ctx, "slow", "q"); err != errKeyReused {
+		if _, _, err := s.begin(ctx, "slow", "q"); err != ErrKeyReused {
 			t.Errorf("%v", err)
 		}
 	})

@@ -57,13 +57,13 @@ func (a *API) submit(w *answer, r *http.Request) error {
 
 // storeOnce answers a repeat as the first upload with its key.
 func (a *API) storeOnce(w *answer, r *http.Request, key string) error {
-	out, end, err := a.repeats.begin(r.Context(), key, fingerprint(r))
+	out, end, err := a.begin(r.Context(), key, fingerprint(r))
 	switch {
-	case errors.Is(err, errKeyReused):
+	case errors.Is(err, ErrKeyReused):
 		wire.ErrorStatus(w, r, http.StatusUnprocessableEntity, err.Error())
 		return nil
 	case err != nil:
-		return fmt.Errorf("%w: %w", volume.ErrExists, err)
+		return err
 	case out == nil:
 		defer func() { end(out) }() // also when it panics
 		if out, err = a.store(r); err != nil {
