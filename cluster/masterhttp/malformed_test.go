@@ -4,9 +4,7 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
-	"time"
 
-	"weedd/cluster/master"
 	"weedd/cluster/masterhttp"
 	"weedd/volume"
 	"weedd/volume/volumetest"
@@ -72,7 +70,6 @@ func TestMalformedRequests(t *testing.T) {
 	t.Parallel()
 	var log strings.Builder
 	s := newSingle(t, func(o *masterhttp.Options) {
-		o.Master.(*master.Master).SetHold(50 * time.Millisecond)
 		o.Log = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelInfo}))
 	})
 	s.Make(volume.Spec{}, "a")
