@@ -143,7 +143,7 @@ func (d *Daemon) startMaster(client *clusterrpc.Client) {
 	m.client = client
 	m.leader = leader.New(leader.Options{
 		Self: d.dir.node, Log: m.log, Gossip: d.mesh, Probe: func(ctx context.Context, n cluster.Node) error { return d.trust.Probe(ctx, n.Internal) },
-		Masters: m.viewMasters, Remove: m.remove, Logger: d.log,
+		Confirm: m.group.Confirm, Masters: m.viewMasters, Remove: m.remove, Logger: d.log,
 		GarbageThreshold: float64(d.cfg.Master.GarbageThreshold),
 		Placement: placement.Settings{VolumeLimit: int64(d.cfg.Master.VolumeSizeLimit), RepairAfter: d.cfg.Master.RepairAfter, JoinsAtOnce: d.cfg.Master.RepairCopies,
 			Grow: growth(d.cfg.Master.WritableVolumes), KeepForeign: !d.cfg.Master.Adopt},

@@ -226,6 +226,28 @@ func TestLeaderDiesAndComesBack(t *testing.T) {
 	}
 }
 
+func TestTheLeadIsConfirmedByAMajorityOnly(t *testing.T) {
+	t.Parallel()
+	peers := newGroup(t, 3, func(o *Options) { o.Lease, o.Heartbeat, o.Election = time.Second, time.Second, time.Second })
+	leader := propose(t, peers, "a")
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := leader.Confirm(ctx); err != nil {
+		t.Errorf("with all there: %v", err)
+	}
+	for _, p := range without(peers, leader) {
+		if err := p.Confirm(ctx); !errors.Is(err, volume.ErrNotLeader) {
+			t.Errorf("at a follower: %v", err)
+		}
+		p.stop()
+	}
+	short, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
+	defer cancel()
+	if err := leader.Confirm(short); err == nil { // it takes itself for the leader for a second still
+		t.Error("alone it is sure that it leads")
+	}
+}
+
 // Raft pauses longer after each call with entries that failed, in the end for
 // 10 s: a member that comes back would have a leader at once, and for so long
 // decisions from before.

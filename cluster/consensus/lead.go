@@ -165,6 +165,18 @@ func (g *Group) stuck() {
 	g.opt.Stuck(err)
 }
 
+// Confirm returns nil once a majority has taken an entry that was made after the
+// question, and all before it is applied here: this node led, and knows the newest
+// decision. A process that was frozen may still take itself for the leader while
+// another one is. (Raft's own VerifyLeader also counts answers that were under way
+// when it was asked, be it before the freeze.)
+func (g *Group) Confirm(ctx context.Context) error {
+	if _, err := await(g, ctx, func() raft.Future { return g.raft.Barrier(queueTimeout) }); err != nil {
+		return fmt.Errorf("confirm leadership: %w", g.proposeError(err))
+	}
+	return nil
+}
+
 // Leader gives the internal address and the raft id of the leader, as far as
 // this node knows.
 func (g *Group) Leader() (addr, raftID string, ok bool) {

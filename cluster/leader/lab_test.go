@@ -81,6 +81,7 @@ type lab struct {
 	closed  map[volume.NodeID]bool // ports that refuse
 	servers map[volume.NodeID]*server
 
+	doubt  error // that this leader leads
 	warned warnings
 
 	garbage    float64 // GarbageThreshold of the next leader
@@ -115,7 +116,7 @@ func (l *lab) elect() {
 	if l.end != nil {
 		l.end()
 	}
-	led := leader.New(leader.Options{Self: "m1", Log: l.log, Gossip: l, Probe: l.probe,
+	led := leader.New(leader.Options{Self: "m1", Log: l.log, Gossip: l, Probe: l.probe, Confirm: l.confirm,
 		Placement: placement.Settings{VolumeLimit: 1000}, GarbageThreshold: l.garbage, Logger: slog.New(slog.NewTextHandler(&l.warned, &slog.HandlerOptions{Level: slog.LevelWarn}))})
 	ctx, cancel := context.WithCancel(context.Background())
 	l.mu.Lock()
@@ -163,6 +164,12 @@ func (l *lab) probe(_ context.Context, n cluster.Node) error {
 		return syscall.ECONNREFUSED
 	}
 	return nil
+}
+
+func (l *lab) confirm(context.Context) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.doubt
 }
 
 func (l *lab) gossip(id volume.NodeID, edit func(*cluster.Node)) {

@@ -53,6 +53,9 @@ type Options struct {
 	// syscall.ECONNREFUSED means that nobody listens there: the process is gone.
 	// Other errors mean nothing. Without it only silence tells of a death.
 	Probe func(ctx context.Context, node cluster.Node) error
+	// Confirm returns nil once it is sure that this node led after the question. nil
+	// is always sure.
+	Confirm func(ctx context.Context) error
 	// Masters fills in that part of View, and raft's term; nil leaves it empty.
 	Masters func() (masters []cluster.ViewMaster, term uint64)
 	// Remove takes a master out of the group; nil refuses.
@@ -154,8 +157,9 @@ func (l *Leader) Grow(ctx context.Context, req GrowRequest) ([]*volume.Entry, er
 	return t.grow(ctx, req)
 }
 
-// Entry is what is decided about a volume; volume.ErrNoVolume when there is none.
-// Masters that do not lead may lag behind that.
+// Entry is what is decided about a volume; volume.ErrNoVolume when there is none,
+// which is confirmed first: a process that was frozen may take itself for the leader
+// while another one makes volumes. Masters that do not lead may lag behind.
 func (l *Leader) Entry(ctx context.Context, id volume.ID) (volume.Entry, error) {
 	t, err := l.leading(ctx)
 	if err != nil {
@@ -163,6 +167,13 @@ func (l *Leader) Entry(ctx context.Context, id volume.ID) (volume.Entry, error) 
 	}
 	cat, _ := t.opt.Log.Catalog()
 	e, ok := cat.Volume(id)
+	if !ok && t.opt.Confirm != nil {
+		if err := t.opt.Confirm(ctx); err != nil {
+			return volume.Entry{}, err
+		}
+		cat, _ = t.opt.Log.Catalog()
+		e, ok = cat.Volume(id)
+	}
 	if !ok {
 		return volume.Entry{}, fmt.Errorf("%w: volume %d", volume.ErrNoVolume, id)
 	}

@@ -130,6 +130,27 @@ func TestANewLeaderIsWarmAtOnceAndMovesNothing(t *testing.T) {
 	})
 }
 
+// A leader that was frozen may not know yet that another one leads and has made a
+// volume since: that there is none is said only by who is sure to lead.
+func TestThatThereIsNoVolumeIsSaidBySureLeadersOnly(t *testing.T) {
+	in(t, func(t *testing.T) {
+		l := grown(t, 0, "n1")
+		ctx := context.Background()
+		if _, err := l.current().Entry(ctx, 1000); !errors.Is(err, volume.ErrNoVolume) {
+			t.Errorf("no such volume: %v", err)
+		}
+		l.mu.Lock()
+		l.doubt = &cluster.NotLeaderError{Leader: "m2"}
+		l.mu.Unlock()
+		if _, err := l.current().Entry(ctx, 1000); !errors.Is(err, volume.ErrNotLeader) {
+			t.Errorf("in doubt: %v", err)
+		}
+		if e, err := l.current().Entry(ctx, 1); err != nil || e.Volume != 1 {
+			t.Errorf("a volume that is known: %+v, %v", e, err)
+		}
+	})
+}
+
 // Where holders cannot make copies, new volumes are tried ever more rarely, each
 // time with one warning, and soon again once they can.
 func TestGrowthThatIsGivenUpRests(t *testing.T) {

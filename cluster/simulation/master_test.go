@@ -182,7 +182,7 @@ func (w *world) start(h *host, quiet time.Duration) {
 		r.die()
 		return
 	}
-	r.leader = leader.New(leader.Options{Self: volume.NodeID(h.id), Log: r, Gossip: r, Probe: r.probe, Logger: log,
+	r.leader = leader.New(leader.Options{Self: volume.NodeID(h.id), Log: r, Gossip: r, Probe: r.probe, Confirm: r.group.Confirm, Logger: log,
 		Placement: placement.Settings{VolumeLimit: 1 << 30, RepairAfter: 20 * time.Second, Grow: [4]int{2, 2, 2, 2}}})
 	r.master = master.New(master.Options{Log: r, Gossip: r, Leader: caller{r}, Logger: log, Hold: 5 * time.Second})
 	w.mu.Lock()
