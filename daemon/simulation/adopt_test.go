@@ -142,6 +142,7 @@ func (n *node) merge(a *adoption, v *store.Volume, own *store.Survey, surveys []
 				return fmt.Errorf("%w: the order was replaced", volume.ErrStale)
 			}
 			n.w.begun(n.id, e.Volume)
+			n.w.madeFrom[h.Copy] = sources
 			return n.ledger.Make(e.Volume, h.Copy, e.Version)
 		},
 		Fetch: func(_ context.Context, p store.Pick) ([]byte, error) {

@@ -185,7 +185,14 @@ func (w *world) founded(e *volume.Entry) {
 	}
 	t.append(dat[replica.Origin:])
 	t.acked = int64(len(t.log))
-	want, conflicts := w.merged(e.Volume, e.Sources)
+	// A copy that an older order made in the moment when it was replaced holds more
+	// than the entry says, and never less.
+	made := w.madeFrom[h.Copy]
+	if slices.ContainsFunc(e.Sources, func(s volume.Source) bool { return !slices.Contains(made, s) }) {
+		w.fail("R16: volume %d is said to be made from %v, and is made from %v", e.Volume, e.Sources, made)
+		return
+	}
+	want, conflicts := w.merged(e.Volume, made)
 	if have := t.files(); !maps.Equal(have, want) || len(conflicts) > 0 {
 		w.fail("R16: volume %d is adopted with %v; its origins hold %v, and contradict each other about %v", e.Volume, have, want, conflicts)
 		return

@@ -41,19 +41,20 @@ type world struct {
 	queue events
 	count uint64 // of events ever, which orders those of one moment
 
-	history []*catalog.Catalog // after each command; the last is the newest
-	nodes   []*node
-	masters []*master
-	lead    *leader
-	truths  map[volume.ID]*truth
-	origins map[volume.ID][]*origin // what SeaweedFS left
-	highest volume.Key              // in an adopted volume
-	handed  map[volume.Key]string   // every key handed out, and by whom
-	client  *client
-	cut     map[link]bool // directed; the leader is node ""
-	fifo    map[link]time.Duration
-	streams uint64
-	copies  uint64
+	history  []*catalog.Catalog // after each command; the last is the newest
+	nodes    []*node
+	masters  []*master
+	lead     *leader
+	truths   map[volume.ID]*truth
+	origins  map[volume.ID][]*origin           // what SeaweedFS left
+	madeFrom map[volume.CopyID][]volume.Source // what a copy of ours was made from, or was begun to be
+	highest  volume.Key                        // in an adopted volume
+	handed   map[volume.Key]string             // every key handed out, and by whom
+	client   *client
+	cut      map[link]bool // directed; the leader is node ""
+	fifo     map[link]time.Duration
+	streams  uint64
+	copies   uint64
 
 	broken error // the first thing that must not be
 	lines  []string
@@ -70,7 +71,7 @@ type link struct{ from, to volume.NodeID }
 func newWorld(seed uint64, nodes int, f faults) *world {
 	w := &world{
 		faults: f, rng: rand.New(rand.NewPCG(seed, 0x5eed)), history: []*catalog.Catalog{catalog.New()},
-		truths: map[volume.ID]*truth{}, origins: map[volume.ID][]*origin{}, handed: map[volume.Key]string{}, cut: map[link]bool{}, fifo: map[link]time.Duration{},
+		truths: map[volume.ID]*truth{}, origins: map[volume.ID][]*origin{}, madeFrom: map[volume.CopyID][]volume.Source{}, handed: map[volume.Key]string{}, cut: map[link]bool{}, fifo: map[link]time.Duration{},
 	}
 	w.lead = &leader{w: w, heard: map[volume.NodeID]*heard{}, up: true, settles: true, seen: map[volume.ID]time.Duration{}, planned: map[volume.ID]time.Duration{}}
 	w.client = &client{w: w, failNext: map[volume.NodeID]bool{}}
