@@ -8,6 +8,7 @@ type Operation struct {
 	Repair  *Repair      `json:"repair,omitempty"`
 	Explain *volume.ID   `json:"explain,omitempty"`
 	Remove  *RemoveVoter `json:"remove,omitempty"`
+	Promote *Promote     `json:"promote,omitempty"`
 }
 
 // Drain asks for a node, or one directory of it, to be emptied. It holds until it
@@ -29,10 +30,19 @@ type RemoveVoter struct {
 	Master string `json:"master"` // its node id, its address as the view shows it, or its raft id
 }
 
+// Promote asks for the copy on a node to lead that was not in sync, of a volume whose
+// copies in sync are all lost for good: what they alone had is given up. DryRun, to
+// tell only what that is.
+type Promote struct {
+	Volume volume.ID `json:"volume"`
+	Node   string    `json:"node"` // as for Drain
+	DryRun bool      `json:"dry_run,omitempty"`
+}
+
 // Outcome is the answer to an Operation.
 type Outcome struct {
 	Drain   *ViewDrain    `json:"drain,omitempty"`   // of Drain, unless it was undone
-	Volumes []Explanation `json:"volumes,omitempty"` // of Repair and Explain, by volume
+	Volumes []Explanation `json:"volumes,omitempty"` // of Repair, Explain and Promote, by volume
 	More    int           `json:"more,omitempty"`    // volumes that were left out for their number
 }
 

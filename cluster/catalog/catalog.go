@@ -148,6 +148,10 @@ type Change struct {
 	// far above this one, which is the newest that any copy has entered. Next may name
 	// other copies in sync than the entry did, for a later decision is lost.
 	Sure volume.Epoch `json:"sure,omitempty"`
+	// Lost, with Sure, gives all copies in sync up for lost, for an operator said so:
+	// the one copy in sync of Next, which was none of them, goes on with what it has
+	// (rule R7).
+	Lost bool `json:"lost,omitempty"`
 }
 
 // Delete ends volumes for ever; unknown ids are passed over.

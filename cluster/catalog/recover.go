@@ -49,17 +49,22 @@ func (c *Catalog) Recovered(waived []volume.NodeID) (*Catalog, error) {
 // Waived lists the nodes whose word about unsure volumes is not waited for.
 func (c *Catalog) Waived() []volume.NodeID { return c.waived }
 
-// surely makes an unsure entry certain. Whoever leads then was chosen by what the
+// surely makes an unsure entry certain, or one whose copies in sync are lost. Whoever leads then was chosen by what the
 // copies have on disk, so that none of the rules about who was in sync applies; the
 // epoch is above all that any copy has entered, so that no older primary goes on.
 func surely(old *volume.Entry, ch Change) (*volume.Entry, error) {
-	if !old.Unsure || ch.Sure == 0 {
+	if old.Unsure == ch.Lost || ch.Sure == 0 {
 		return nil, fmt.Errorf("%w: volume %d: later decisions may be lost, and it is not known yet what its copies have (rule R3)", volume.ErrUnavailable, old.Volume)
 	}
 	next := ch.Next
 	next.Spec, next.Born, next.Sources, next.Unsure = old.Spec, old.Born, old.Sources, false
 	next.Epoch, next.Version, next.Compacted = max(old.Epoch, ch.Sure)+epochsAhead, old.Version+1, old.Compacted
 	next.InSync, next.Joining = sortHolders(next.InSync), sortHolders(next.Joining)
+	if ch.Lost {
+		if len(next.InSync) != 1 || slices.Contains(old.InSync, next.InSync[0]) || old.State == volume.StateNew {
+			return nil, fmt.Errorf("%w: volume %d: one copy goes on in place of those that are lost, and is none of them (rule R7)", volume.ErrBadRequest, old.Volume)
+		}
+	}
 	if next.Generation < old.Generation {
 		return nil, fmt.Errorf("%w: volume %d: generation %d after %d (rule R13)", volume.ErrBadRequest, old.Volume, next.Generation, old.Generation)
 	}

@@ -79,3 +79,44 @@ func TestNothingIsRecoveredNearTheEndOfAllIDs(t *testing.T) {
 		}
 	}
 }
+
+// Rule R7: an operator may give up all copies in sync, for one that is none of them.
+func TestACopyIsPromotedByHandInPlaceOfThoseThatAreLost(t *testing.T) {
+	t.Parallel()
+	c := with(t)
+	e, _ := c.Volume(1)
+	lost := func(change func(*catalog.Change)) catalog.Change {
+		ch := catalog.Change{Version: e.Version, Next: *e, Sure: e.Epoch, Lost: true}
+		ch.Next.State, ch.Next.Primary, ch.Next.InSync, ch.Next.Joining = volume.StateOpen, "z", holders("z7"), nil
+		change(&ch)
+		return ch
+	}
+	for name, tt := range map[string]struct {
+		change func(*catalog.Change)
+		err    error
+	}{
+		"one that was not in sync": {func(*catalog.Change) {}, nil},
+		"two":                      {func(ch *catalog.Change) { ch.Next.InSync = holders("y8 z7") }, volume.ErrBadRequest},
+		"one of those in sync":     {func(ch *catalog.Change) { ch.Next.Primary, ch.Next.InSync = e.Primary, e.InSync[:1] }, volume.ErrBadRequest},
+		"without an operator":      {func(ch *catalog.Change) { ch.Lost = false }, volume.ErrUnavailable},
+		"without an epoch":         {func(ch *catalog.Change) { ch.Sure = 0 }, volume.ErrBadRequest},
+		"planned on another":       {func(ch *catalog.Change) { ch.Version++ }, volume.ErrStale},
+	} {
+		next, res := c.Apply(changeCommand(lost(tt.change)))
+		if !errors.Is(res.Errs[0], tt.err) || (res.Errs[0] == nil) != (tt.err == nil) {
+			t.Errorf("%s: %v", name, res.Errs[0])
+		}
+		if now, _ := next.Volume(1); tt.err == nil && (now.Epoch != e.Epoch+1<<16 || now.Primary != "z" || len(now.InSync) != 1) {
+			t.Errorf("%s: %+v", name, now)
+		}
+	}
+	unsure, err := c.Recovered(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u, _ := unsure.Volume(1)
+	ch := lost(func(ch *catalog.Change) { ch.Version = u.Version })
+	if _, res := unsure.Apply(changeCommand(ch)); !errors.Is(res.Errs[0], volume.ErrUnavailable) {
+		t.Errorf("during a recovery: %v", res.Errs[0])
+	}
+}

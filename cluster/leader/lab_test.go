@@ -247,6 +247,7 @@ type server struct {
 	stop   context.CancelFunc
 	frozen bool
 	broken bool // cannot make copies
+	behind bool // its copies do not catch up
 	copies map[volume.ID]volume.CopyReport
 	told   map[volume.ID]volume.Entry
 	drops  []volume.Drop
@@ -400,7 +401,7 @@ func (l *lab) caughtUp(id volume.ID, h volume.Holder) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c := s.copies[id]
-	return up && !s.frozen && c.Copy == h.Copy && c.State == volume.CopyHealthy
+	return up && !s.frozen && !s.behind && c.Copy == h.Copy && c.State == volume.CopyHealthy
 }
 
 func (l *lab) server(id volume.NodeID) *server {

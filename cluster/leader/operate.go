@@ -32,6 +32,8 @@ func (l *Leader) Operate(ctx context.Context, op cluster.Operation) (cluster.Out
 		return t.repair(*op.Repair), nil
 	case op.Explain != nil:
 		return t.explain(*op.Explain)
+	case op.Promote != nil:
+		return t.promote(ctx, *op.Promote)
 	case op.Remove != nil && t.opt.Remove != nil:
 		return cluster.Outcome{}, t.opt.Remove(ctx, op.Remove.Master)
 	}
@@ -134,6 +136,30 @@ func (t *term) repair(r cluster.Repair) (out cluster.Outcome) {
 		t.moved.Raise()
 	}
 	return out
+}
+
+// promote has a copy lead that was not in sync, or tells what would be lost by that.
+func (t *term) promote(ctx context.Context, p cluster.Promote) (cluster.Outcome, error) {
+	cat, _ := t.opt.Log.Catalog()
+	node, err := t.findNode(p.Node, false, cat)
+	if err != nil {
+		return cluster.Outcome{}, err
+	}
+	view := t.topo.View(cat, time.Now())
+	ch, why, err := placement.Promote(view, p.Volume, node.ID)
+	if err != nil {
+		return cluster.Outcome{}, err
+	}
+	e, _ := placement.Explain(view, t.opt.Placement, p.Volume)
+	e.Next, e.Why, e.Waits = &ch.Next, why, nil
+	if p.DryRun {
+		return cluster.Outcome{Volumes: []cluster.Explanation{e}}, nil
+	}
+	if e.Next, err = t.propose(ctx, ch); err != nil {
+		return cluster.Outcome{}, fmt.Errorf("promote: %w", err)
+	}
+	t.log.Warn("copy promoted, by hand", "volume", p.Volume, "peer", node.ID, "epoch", e.Next.Epoch, "reason", why)
+	return cluster.Outcome{Volumes: []cluster.Explanation{e}}, nil
 }
 
 // explain tells what the loop sees and does of one volume.

@@ -254,3 +254,50 @@ func TestWhatIsExplained(t *testing.T) {
 		}
 	})
 }
+
+// A volume whose only copy in sync is lost waits, whatever other copies have, until an
+// operator gives the lost one up.
+func TestAnOperatorMayGoOnWithACopyThatFellBehind(t *testing.T) {
+	in(t, func(t *testing.T) {
+		l := grown(t, 1, "a", "b")
+		e := l.cat().Volumes()[0]
+		ahead := e.Primary
+		behind := map[volume.NodeID]volume.NodeID{"a": "b", "b": "a"}[ahead]
+		h, _, _ := e.Holder(ahead)
+		other, _, _ := e.Holder(behind)
+		s := l.server(behind)
+		s.mu.Lock()
+		s.behind = true
+		s.mu.Unlock()
+		ctx := context.Background()
+		if _, err := l.current().Ask(ctx, volume.Ask{Kind: volume.AskRemove, Volume: e.Volume, Epoch: e.Epoch, From: h, Copies: []volume.Holder{other}}); err != nil {
+			t.Fatal(err)
+		}
+		promote := func(node volume.NodeID, dry bool) cluster.Operation {
+			return cluster.Operation{Promote: &cluster.Promote{Volume: e.Volume, Node: string(node), DryRun: dry}}
+		}
+		if _, err := l.current().Operate(ctx, promote(behind, false)); !errors.Is(err, volume.ErrBadRequest) || !strings.Contains(err.Error(), "has a copy in sync") {
+			t.Errorf("while the other is there: %v", err)
+		}
+		l.kill(ahead)
+		time.Sleep(time.Minute)
+		if now, _ := l.cat().Volume(e.Volume); now.Primary != ahead || len(now.InSync) != 1 {
+			t.Fatalf("it did not wait: %+v", now)
+		}
+		plan := l.operate(promote(behind, true))
+		if len(plan.Volumes) != 1 || plan.Volumes[0].Next.Primary != behind || !strings.Contains(plan.Volumes[0].Why, "the copies on node "+string(ahead)+" are given up") {
+			t.Errorf("%+v", plan)
+		}
+		if now, _ := l.cat().Volume(e.Volume); now.Primary != ahead {
+			t.Fatalf("a dry run did something: %+v", now)
+		}
+		if _, err := l.current().Operate(ctx, promote(ahead, false)); !errors.Is(err, volume.ErrNotFound) {
+			t.Errorf("the lost one: %v", err)
+		}
+		l.operate(promote(behind, false))
+		now, _ := l.cat().Volume(e.Volume)
+		if now.Primary != behind || !slices.Equal(now.InSync, []volume.Holder{other}) || now.Epoch < 1<<16 {
+			t.Errorf("%+v", now)
+		}
+	})
+}

@@ -307,6 +307,49 @@ func printExplanation(out io.Writer, x cluster.Explanation) error {
 	return err
 }
 
+func newPromoteCommand() *cobra.Command {
+	var o operator
+	var yes bool
+	cmd := &cobra.Command{
+		Use:   "promote VOLUME NODE",
+		Short: "Go on with a copy that lacks something when all that had everything are lost for good",
+		Long: `Promote is for a volume that waits because every copy that has all of it is lost for
+good, and another copy, which fell behind or was still being made, is there. By itself no
+such copy ever leads, however much it has. Promote has the copy on NODE lead with what it
+has, and others be made of it: what it lacks is given up. A copy that comes back after all
+is not followed: its files are set aside on its host, where weedd volume export reads
+them. Nothing is done while a copy with all of the volume is there.
+
+Without --yes it only tells what would be given up.` + fromMasters + operateExits,
+		Example: `  weedd explain 7
+  weedd promote 7 192.168.100.172:8080
+  weedd promote 7 192.168.100.172:8080 --yes`,
+		Args: cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			id, err := volume.ParseID(args[0])
+			if err != nil {
+				return &toolError{exitUsage, err}
+			}
+			out, err := o.do(cmd.Context(), cluster.Operation{Promote: &cluster.Promote{Volume: id, Node: args[1], DryRun: !yes}})
+			if err != nil {
+				return err
+			}
+			if o.json {
+				err = printJSON(cmd.OutOrStdout(), out)
+			} else {
+				err = printRepair(cmd.OutOrStdout(), out)
+			}
+			if err == nil && !yes {
+				err = &toolError{exitUsage, errors.New("nothing was done; say --yes if all copies in sync are lost for good")}
+			}
+			return err
+		},
+	}
+	o.flags(cmd)
+	cmd.Flags().BoolVar(&yes, "yes", false, "all copies in sync are lost for good")
+	return cmd
+}
+
 func newMasterCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "master",

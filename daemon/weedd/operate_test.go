@@ -97,7 +97,7 @@ func TestRefusedOperationsExitWith1AndUnansweredOnesWith2(t *testing.T) {
 	t.Parallel()
 	m := startMaster(t)
 	m.answers(401, map[string]string{"error": "ask on the host of a master"})
-	for _, args := range [][]string{{"drain", "x"}, {"repair"}, {"explain", "7"}, {"master", "remove", "x"}} {
+	for _, args := range [][]string{{"drain", "x"}, {"repair"}, {"explain", "7"}, {"promote", "7", "x"}, {"master", "remove", "x"}} {
 		run := func(more ...string) error {
 			_, _, err := runTool(t, newRoot(), append(args, more...)...)
 			return err
@@ -152,5 +152,25 @@ func TestExplainAndRepairPrintWhatIsDoneAndWhy(t *testing.T) {
 	m.answers(200, cluster.Outcome{})
 	if out, _, _ := runTool(t, newRepairCommand(), "-m", m.addr); out != "all volumes are as they should be\n" {
 		t.Errorf("%q", out)
+	}
+}
+
+// What is given up is told before it is.
+func TestPromoteTellsBeforeItDoes(t *testing.T) {
+	t.Parallel()
+	m := startMaster(t)
+	was := volume.Entry{Volume: 7, State: volume.StateOpen, Primary: "a", InSync: []volume.Holder{{Node: "a", Copy: 1}}}
+	next := was
+	next.Primary, next.InSync = "b", []volume.Holder{{Node: "b", Copy: 2}}
+	m.answers(200, cluster.Outcome{Volumes: []cluster.Explanation{{Entry: was, Next: &next, Why: "files are lost"}}})
+	out, _, err := runTool(t, newPromoteCommand(), "-m", m.addr, "7", "b:8080")
+	if want := "volume 7: files are lost\n  open on a (primary)  →  open on b (primary)\n"; out != want || exitCode(err) != exitUsage || !strings.Contains(err.Error(), "--yes") {
+		t.Errorf("%q, want %q (%v)", out, want, err)
+	}
+	if op := m.got().Promote; op == nil || *op != (cluster.Promote{Volume: 7, Node: "b:8080", DryRun: true}) {
+		t.Errorf("asked for %+v", op)
+	}
+	if _, _, err := runTool(t, newPromoteCommand(), "-m", m.addr, "7", "b:8080", "--yes"); err != nil || m.got().Promote.DryRun {
+		t.Errorf("with --yes: %+v, %v", m.got().Promote, err)
 	}
 }
