@@ -149,30 +149,50 @@ func postLane(addr, fid string, body []byte) *lane {
 	}}
 }
 
-// measure drives all series in turns.
+// measure drives all series in turns, at each concurrency as hard as it can, and at
+// the last once more at half of the rates that were reached.
 func measure(ctx context.Context, o options, all []series) (*report, error) {
 	rep := &report{Size: o.size, Rounds: o.rounds, Seconds: o.duration.Seconds()}
 	for _, conc := range concurrencies {
-		runs := map[string][]result{}
-		for round := range o.rounds + 1 {
-			d := o.duration
-			if round == 0 {
-				d = min(d, 300*time.Millisecond) // to warm up; not counted
-			}
-			for _, s := range all {
-				res, err := drive(ctx, s.lanes, conc, s.want, d)
-				if err != nil {
-					return nil, fmt.Errorf("%s at %d: %w", s.name, conc, err)
-				}
-				if ctx.Err() != nil {
-					return nil, ctx.Err()
-				}
-				if round > 0 {
-					runs[s.name] = append(runs[s.name], res)
-				}
-			}
+		runs, err := drives(ctx, o, all, conc, nil)
+		if err != nil {
+			return nil, err
 		}
 		rep.add(conc, all, runs)
 	}
+	half := map[string]float64{}
+	for _, r := range rep.Rates { // of the last concurrency
+		half[r.Series] = r.PerSecond / 2
+	}
+	conc := concurrencies[len(concurrencies)-1]
+	runs, err := drives(ctx, o, all, conc, half)
+	if err != nil {
+		return nil, err
+	}
+	rep.addHalf(conc, all, runs)
 	return rep, nil
+}
+
+// drives is one warm-up and the rounds of all series, at rates as for drive.
+func drives(ctx context.Context, o options, all []series, conc int, rates map[string]float64) (map[string][]result, error) {
+	runs := map[string][]result{}
+	for round := range o.rounds + 1 {
+		d := o.duration
+		if round == 0 {
+			d = min(d, 300*time.Millisecond) // to warm up; not counted
+		}
+		for _, s := range all {
+			res, err := drive(ctx, s.lanes, conc, s.want, d, rates[s.name])
+			if err != nil {
+				return nil, fmt.Errorf("%s at %d: %w", s.name, conc, err)
+			}
+			if ctx.Err() != nil {
+				return nil, ctx.Err()
+			}
+			if round > 0 {
+				runs[s.name] = append(runs[s.name], res)
+			}
+		}
+	}
+	return runs, nil
 }

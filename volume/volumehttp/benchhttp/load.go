@@ -33,7 +33,11 @@ type result struct {
 // drive sends requests over conc connections, spread over the lanes, each waiting
 // for its answer before the next, until the time is over. Any answer but want
 // ends it: a server that fails fast would look fast.
-func drive(ctx context.Context, lanes []*lane, conc int, want int, d time.Duration) (result, error) {
+//
+// With a rate, so many requests are due each second, evenly, and latency counts from
+// when one was due: if answers take long those behind have waited, too. With rate 0
+// each is due when the answer before it is there.
+func drive(ctx context.Context, lanes []*lane, conc int, want int, d time.Duration, rate float64) (result, error) {
 	ctx, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
 	workers := make([]*worker, conc)
@@ -41,6 +45,10 @@ func drive(ctx context.Context, lanes []*lane, conc int, want int, d time.Durati
 	began := time.Now()
 	for i := range workers {
 		w := &worker{lane: lanes[i%len(lanes)], want: want, latency: hdr.New(1, 60_000_000, 3)}
+		if rate > 0 {
+			w.every = time.Duration(float64(conc) / rate * float64(time.Second))
+			w.first = w.every * time.Duration(i) / time.Duration(conc)
+		}
 		workers[i] = w
 		g.Go(func() error { return w.run(gctx, d) })
 	}
@@ -57,6 +65,8 @@ func drive(ctx context.Context, lanes []*lane, conc int, want int, d time.Durati
 type worker struct {
 	lane    *lane
 	want    int
+	first   time.Duration  // until its first request is due
+	every   time.Duration  // from one that is due to the next; 0: when it is answered
 	latency *hdr.Histogram // µs
 }
 
@@ -71,7 +81,10 @@ func (w *worker) run(ctx context.Context, d time.Duration) (err error) {
 	}
 	r := bufio.NewReaderSize(conn, 16<<10)
 	var buf []byte
-	for last := time.Now(); ctx.Err() == nil; {
+	for due := time.Now().Add(w.first); ; {
+		if !wait(ctx, due) {
+			return nil
+		}
 		i := w.lane.count.Add(1) - 1
 		if w.lane.limit > 0 && i >= w.lane.limit {
 			return fmt.Errorf("%s: all %d ids are used up", w.lane.addr, w.lane.limit)
@@ -88,10 +101,27 @@ func (w *worker) run(ctx context.Context, d time.Duration) (err error) {
 			return fmt.Errorf("%s: status %d, want %d, for %.100q", w.lane.addr, status, w.want, buf)
 		}
 		now := time.Now()
-		_ = w.latency.RecordValue(min(max(now.Sub(last).Microseconds(), 1), 60_000_000)) // within its bounds
-		last = now
+		_ = w.latency.RecordValue(min(max(now.Sub(due).Microseconds(), 1), 60_000_000)) // within its bounds
+		if due = due.Add(w.every); w.every == 0 {
+			due = now
+		}
 	}
-	return nil
+}
+
+// wait waits until a request is due, and reports false when ctx ends before.
+func wait(ctx context.Context, due time.Time) bool {
+	left := time.Until(due)
+	if left <= 0 {
+		return ctx.Err() == nil
+	}
+	t := time.NewTimer(left)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 // readAnswer reads one answer and drops its body. It knows as much of HTTP as the

@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -38,7 +39,7 @@ func TestBareServerIsDriven(t *testing.T) {
 	runs := map[string][]result{}
 	posted := int64(0)
 	for _, s := range all {
-		res, err := drive(context.Background(), s.lanes, 4, s.want, 20*time.Millisecond)
+		res, err := drive(context.Background(), s.lanes, 4, s.want, 20*time.Millisecond, 0)
 		if err != nil {
 			t.Fatalf("%s: %v", s.name, err)
 		}
@@ -56,11 +57,12 @@ func TestBareServerIsDriven(t *testing.T) {
 	}
 	rep := &report{Size: 1024, Rounds: 1, Seconds: 0.02}
 	rep.add(64, all, runs)
+	rep.addHalf(64, all, runs)
 	var out strings.Builder
 	if err := rep.print(&out); err != nil {
 		t.Fatal(err)
 	}
-	if len(rep.Ratios) != len(ratios) || !strings.Contains(out.String(), "GET weedd / bare") {
+	if len(rep.Ratios) != len(ratios) || !strings.Contains(out.String(), "GET weedd / bare") || len(rep.Half) != len(all) {
 		t.Errorf("report:\n%s", out.String())
 	}
 }
@@ -70,7 +72,7 @@ func TestDriveEndsAtTheFirstWrongAnswer(t *testing.T) {
 	srv := httptest.NewServer(http.NotFoundHandler())
 	defer srv.Close()
 	l := getLane(strings.TrimPrefix(srv.URL, "http://"), []string{"/x"})
-	if _, err := drive(context.Background(), []*lane{l}, 2, http.StatusOK, time.Minute); err == nil || !strings.Contains(err.Error(), "404") {
+	if _, err := drive(context.Background(), []*lane{l}, 2, http.StatusOK, time.Minute, 0); err == nil || !strings.Contains(err.Error(), "404") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -85,5 +87,30 @@ func TestReadAnswer(t *testing.T) {
 	}
 	if status, err := readAnswer(r); err == nil {
 		t.Errorf("nonsense is read as %d", status)
+	}
+}
+
+// At a rate, requests are sent when they are due, and what waits behind a slow answer
+// has waited, too.
+func TestRequestsAreSentWhenTheyAreDue(t *testing.T) {
+	t.Parallel()
+	var asked atomic.Int64
+	const slow = 100 * time.Millisecond
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if asked.Add(1) == 1 {
+			time.Sleep(slow)
+		}
+	}))
+	defer srv.Close()
+	l := getLane(strings.TrimPrefix(srv.URL, "http://"), []string{"/x"})
+	began := time.Now()
+	res, err := drive(context.Background(), []*lane{l}, 1, http.StatusOK, 2*slow, 200)
+	took := time.Since(began)
+	n := res.latency.TotalCount()
+	if err != nil || n > int64(took.Seconds()*200)+1 {
+		t.Errorf("%d requests at 200 a second in %v, %v", n, took, err)
+	}
+	if p90 := res.latency.ValueAtQuantile(90); time.Duration(p90)*time.Microsecond < slow/2 {
+		t.Errorf("one answer took %v, and of %d requests, due each 5ms, one in ten waited no longer than %d µs", slow, n, p90)
 	}
 }

@@ -30,6 +30,7 @@ type report struct {
 	Rounds  int       `json:"rounds"`
 	Seconds float64   `json:"seconds"` // of each drive
 	Rates   []rateRow `json:"rates"`
+	Half    []halfRow `json:"half"`
 	Ratios  []rateCmp `json:"ratios"`
 }
 
@@ -40,6 +41,16 @@ type rateRow struct {
 	PerSecond   float64 `json:"per_second"` // median of the rounds
 	P50         float64 `json:"p50_ms"`
 	P99         float64 `json:"p99_ms"`
+}
+
+// tail is our aim for p99 / p50 at half load.
+const tail = 3
+
+// halfRow is how one series answered at half of the rate that it had reached.
+type halfRow struct {
+	rateRow
+	Tail    float64 `json:"p99_by_p50"` // median of the rounds
+	Reached bool    `json:"reached"`
 }
 
 // rateCmp is the median of the rounds' ratios.
@@ -55,14 +66,7 @@ type rateCmp struct {
 
 func (rep *report) add(conc int, all []series, runs map[string][]result) {
 	for _, s := range all {
-		var rates []float64
-		latency := hdr.New(1, 60_000_000, 3)
-		for _, r := range runs[s.name] {
-			rates = append(rates, r.rate)
-			latency.Merge(r.latency)
-		}
-		rep.Rates = append(rep.Rates, rateRow{s.name, conc, median(rates),
-			float64(latency.ValueAtQuantile(50)) / 1000, float64(latency.ValueAtQuantile(99)) / 1000})
+		rep.Rates = append(rep.Rates, rowOf(s.name, conc, runs[s.name]))
 	}
 	for _, q := range ratios {
 		if runs[q.num] == nil || runs[q.den] == nil {
@@ -79,6 +83,28 @@ func (rep *report) add(conc int, all []series, runs map[string][]result) {
 		c.Reached = c.Ratio >= c.Aim
 		rep.Ratios = append(rep.Ratios, c)
 	}
+}
+
+func (rep *report) addHalf(conc int, all []series, runs map[string][]result) {
+	for _, s := range all {
+		var tails []float64
+		for _, r := range runs[s.name] {
+			tails = append(tails, float64(r.latency.ValueAtQuantile(99))/float64(r.latency.ValueAtQuantile(50)))
+		}
+		h := halfRow{rateRow: rowOf(s.name, conc, runs[s.name]), Tail: median(tails)}
+		h.Reached = h.Tail <= tail
+		rep.Half = append(rep.Half, h)
+	}
+}
+
+func rowOf(name string, conc int, runs []result) rateRow {
+	var rates []float64
+	latency := hdr.New(1, 60_000_000, 3)
+	for _, r := range runs {
+		rates = append(rates, r.rate)
+		latency.Merge(r.latency)
+	}
+	return rateRow{name, conc, median(rates), float64(latency.ValueAtQuantile(50)) / 1000, float64(latency.ValueAtQuantile(99)) / 1000}
 }
 
 func median(values []float64) float64 {
@@ -104,6 +130,15 @@ func (rep *report) print(out io.Writer) error {
 			aim = fmt.Sprintf("%.2f missed", r.Aim)
 		}
 		fmt.Fprintf(w, "%s\t%d\t%.2f\t%.2f-%.2f\t%s\t\n", r.Name, r.Concurrency, r.Ratio, r.Low, r.High, aim)
+	}
+	fmt.Fprintf(w, "\t\t\t\t\t\t\n")
+	fmt.Fprintf(w, "half load\tconnections\tper second\tp50 ms\tp99 ms\tp99 / p50\t\n")
+	for _, r := range rep.Half {
+		how := "reached"
+		if !r.Reached {
+			how = "missed"
+		}
+		fmt.Fprintf(w, "%s\t%d\t%.0f\t%.2f\t%.2f\t%.1f, %d %s\t\n", r.Series, r.Concurrency, r.PerSecond, r.P50, r.P99, r.Tail, tail, how)
 	}
 	return w.Flush()
 }
