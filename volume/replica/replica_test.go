@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -64,26 +65,32 @@ func file(key volume.Key, data string) *needle.Needle {
 }
 
 func BenchmarkPut(b *testing.B) {
-	for _, sync := range []store.SyncMode{store.SyncOS, store.SyncGroup} {
+	for _, mode := range []store.SyncMode{store.SyncOS, store.SyncGroup} {
 		for _, writers := range []int{1, 16, 64, 256} {
-			b.Run(fmt.Sprintf("sync=%s/writers=%d", sync, writers), func(b *testing.B) {
-				r := alone(b, sync)
-				data := make([]byte, 1024)
-				var key atomic.Uint64
-				b.ReportAllocs()
-				b.SetParallelism(max(writers/2, 1))
-				b.RunParallel(func(pb *testing.PB) {
-					for pb.Next() {
-						n := &needle.Needle{Key: volume.Key(key.Add(1)), Cookie: 7, Data: data}
-						if _, err := r.Put(context.Background(), n, true, 0); err != nil {
-							b.Error(err)
-							return
-						}
-					}
-				})
-			})
+			b.Run(fmt.Sprintf("sync=%s/writers=%d", mode, writers), func(b *testing.B) { benchPut(b, alone(b, mode), writers) })
 		}
 	}
+}
+
+func benchPut(b *testing.B, r *replica.Replica, writers int) {
+	data := make([]byte, 1024)
+	var key atomic.Uint64
+	var work sync.WaitGroup
+	b.SetBytes(int64(len(data)))
+	b.ReportAllocs()
+	b.ResetTimer()
+	for range writers {
+		work.Go(func() {
+			for k := key.Add(1); k <= uint64(b.N); k = key.Add(1) {
+				n := &needle.Needle{Key: volume.Key(k), Cookie: 7, Data: data}
+				if _, err := r.Put(context.Background(), n, true, 0); err != nil {
+					b.Error(err)
+					return
+				}
+			}
+		})
+	}
+	work.Wait()
 }
 
 func BenchmarkGet(b *testing.B) {

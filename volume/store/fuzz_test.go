@@ -88,8 +88,8 @@ func FuzzParseVif(f *testing.F) {
 
 // Rows of either width are what they are written as.
 func FuzzDecodeRow(f *testing.F) {
-	f.Add(indexRow{1, 8, 20}.append(nil))
-	f.Add(indexRow{^volume.Key(0), maxOffset - 7, -1}.append(nil))
+	f.Add(append(indexRow{1, 8, 20}.append(nil), 0))
+	f.Add(append(indexRow{^volume.Key(0), maxOffset - 7, -1}.append(nil), 0))
 	f.Add(append(indexRow{5, 0, 0}.append(nil), 9))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if len(b) < wideRowSize {
