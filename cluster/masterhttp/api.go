@@ -225,7 +225,7 @@ func (a *API) newRouter() *httprouter.Router {
 
 // serve is the dispatcher.
 func (a *API) serve(w http.ResponseWriter, r *http.Request) {
-	if p := r.URL.Path; len(p) > 1 && p[0] == '/' && p[1] >= '0' && p[1] <= '9' {
+	if wire.IsFilePath(r.URL.Path) {
 		a.files.ServeHTTP(w, r)
 		return
 	}

@@ -206,55 +206,70 @@ func quality(params string) float64 {
 // send answers with all of the content, or with ranges of it. An error means that a
 // chunk cannot be had, before or after the answer has begun.
 func (a *API) send(x *exchange, c *content, ranges []byteRange) error {
+	if err := c.openFirst(x.r.Method, ranges); err != nil {
+		x.forget()
+		return err
+	}
 	if c.chunks != nil {
-		first := byteRange{0, c.size}
-		if len(ranges) > 0 {
-			first = ranges[0]
-		}
-		if x.r.Method == http.MethodHead {
-			first.length = min(first.length, 1) // enough to see what GET would say
-		}
-		if err := c.chunks.open(first.start, first.length); err != nil {
-			x.forget()
-			return err
-		}
 		defer c.chunks.close()
 	}
-	status, off, length := http.StatusOK, int64(0), c.size
-	var parts *byteranges
-	switch len(ranges) {
-	case 0:
-	case 1:
-		status, off, length = http.StatusPartialContent, ranges[0].start, ranges[0].length
-		x.put("Content-Range", ranges[0].contentRange(c.size))
-	default:
-		status = http.StatusPartialContent
-		parts = newByteranges(ranges, c.size, x.w.Header().Get("Content-Type"))
-		length = parts.length()
-		x.put("Content-Type", "multipart/byteranges; boundary="+parts.boundary)
-	}
-	x.put("Content-Length", strconv.FormatInt(length, 10))
-	x.digests(c, func(w io.Writer) error {
-		if parts != nil {
-			return parts.write(w, c)
-		}
-		return c.copyTo(w, off, length)
-	}, length == c.size && parts == nil)
-	x.status = status
-	x.w.WriteHeader(status)
+	p := x.plan(c, ranges)
+	x.put("Content-Length", strconv.FormatInt(p.length, 10))
+	x.digests(c, func(w io.Writer) error { return p.write(w, c) }, p.length == c.size && p.parts == nil)
+	x.status = p.status
+	x.w.WriteHeader(p.status)
 	if x.r.Method == http.MethodHead {
 		return nil
 	}
 	// A write that fails means that the client went away: nobody is left to
 	// tell, and http.Server closes a connection whose answer came out short.
-	var err error
-	if parts != nil {
-		err = parts.write(x.w, c)
-	} else {
-		err = c.copyTo(x.w, off, length)
-	}
+	err := p.write(x.w, c)
 	if lost := (*chunkError)(nil); errors.As(err, &lost) {
 		return err
 	}
 	return nil
+}
+
+// openFirst sees to it that the first chunk that is wanted can be had, so that the
+// answer can still say so; for HEAD, of which GET would say the same.
+func (c *content) openFirst(method string, ranges []byteRange) error {
+	if c.chunks == nil {
+		return nil
+	}
+	first := byteRange{0, c.size}
+	if len(ranges) > 0 {
+		first = ranges[0]
+	}
+	if method == http.MethodHead {
+		first.length = min(first.length, 1)
+	}
+	return c.chunks.open(first.start, first.length)
+}
+
+// part is what of a content is sent: parts, or length bytes from off on.
+type part struct {
+	status      int
+	off, length int64
+	parts       *byteranges
+}
+
+// plan chooses the part, and sets the headers that say so.
+func (x *exchange) plan(c *content, ranges []byteRange) part {
+	switch len(ranges) {
+	case 0:
+		return part{http.StatusOK, 0, c.size, nil}
+	case 1:
+		x.put("Content-Range", ranges[0].contentRange(c.size))
+		return part{http.StatusPartialContent, ranges[0].start, ranges[0].length, nil}
+	}
+	parts := newByteranges(ranges, c.size, x.w.Header().Get("Content-Type"))
+	x.put("Content-Type", "multipart/byteranges; boundary="+parts.boundary)
+	return part{http.StatusPartialContent, 0, parts.length(), parts}
+}
+
+func (p part) write(w io.Writer, c *content) error {
+	if p.parts != nil {
+		return p.parts.write(w, c)
+	}
+	return c.copyTo(w, p.off, p.length)
 }

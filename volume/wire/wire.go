@@ -2,7 +2,7 @@
 // the volume server, share: answers in JSON, one table from errors to statuses,
 // request ids, metrics, and the reading of uploads.
 //
-// It knows no roles and no routes. Everything in it may be used at the same time
+// It knows no roles, and no routes but what the path of a file looks like. Everything in it may be used at the same time
 // from many goroutines.
 package wire
 
@@ -69,6 +69,12 @@ func Empty(w http.ResponseWriter, status int) {
 		w.Header()[headerLength] = zero
 	}
 	w.WriteHeader(status)
+}
+
+// IsFilePath reports whether a path is that of a file, and of no other route: those
+// of files begin with the digits of a volume id.
+func IsFilePath(path string) bool {
+	return len(path) > 1 && path[0] == '/' && path[1] >= '0' && path[1] <= '9'
 }
 
 // Query parses the query of r, which costs nothing when there is none. An error
