@@ -1,15 +1,19 @@
 package masterhttp_test
 
 import (
+	"encoding/json"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"strings"
 	"testing"
 	"time"
 
 	"weedd/cluster/master"
 	"weedd/cluster/masterhttp"
 	"weedd/volume"
+	"weedd/volume/needle"
+	"weedd/volume/wire"
 )
 
 // fuzzed answers a request of any path and query and complains of what no
@@ -64,5 +68,58 @@ func FuzzRedirect(f *testing.F) {
 			t.Skip("another route")
 		}
 		fuzzed(t, s, method, path, query)
+	})
+}
+
+// Whatever is submitted, the answer is one of those we know, and what is stored reads
+// back as it came, in one piece or in several.
+func FuzzSubmit(f *testing.F) {
+	f.Add("maxMB=1&ttl=5m&ts=3", "a/b", "some text", "", "")
+	f.Add("", "multipart/form-data; boundary=b", "--b\r\nContent-Disposition: form-data; filename=a.txt\r\n\r\nx\r\n--b--", "k", "")
+	f.Add("count=3&collection=c&replication=000&disk=hdd", "text/plain", strings.Repeat("0123456789", 25), "", "gzip")
+	f.Add("cm=true", "", `{"chunks":[{"fid":"1,0112345678","size":5}]}`, `"key"`, "")
+	f.Add("%zz;a", "multipart/form-data", "", "a b", "gzip")
+	f.Add("dataNode=nowhere&preallocate=x", "application/octet-stream", "\x1f\x8b\x08", "", "gzip")
+	s := newSingle(f, func(o *masterhttp.Options) {
+		o.Master.(*master.Master).SetHold(time.Second)
+		o.FileLimit = 100
+	})
+	s.Make(volume.Spec{}, "a")
+	f.Fuzz(func(t *testing.T, query, contentType, body, key, coding string) {
+		s := &single{s.Cluster, t, s.opts, s.api}
+		r := httptest.NewRequest("POST", "/submit", strings.NewReader(body))
+		r.URL.RawQuery = query
+		for name, value := range map[string]string{"Content-Type": contentType, "Idempotency-Key": key, "Content-Encoding": coding} {
+			if value != "" {
+				r.Header.Set(name, value)
+			}
+		}
+		w := httptest.NewRecorder()
+		s.api.Handler().ServeHTTP(w, r)
+		switch w.Code {
+		case 201:
+		case 400, 406, 413, 422:
+			return
+		default:
+			t.Fatalf("%d %s", w.Code, w.Body)
+		}
+		var out submitted
+		if err := json.Unmarshal(w.Body.Bytes(), &out); err != nil {
+			t.Fatalf("%s: %v", w.Body, err)
+		}
+		if key != "" || coding != "" || contentType == "" || strings.Contains(contentType, "form-data") {
+			return
+		}
+		n, got := s.get(out.FID)
+		if m, err := wire.ParseManifest([]byte(got)); n.Has(needle.FlagManifest) && len(body) > 100 && err == nil {
+			got = ""
+			for _, chunk := range m.Chunks {
+				_, piece := s.get(chunk.FileID)
+				got += piece
+			}
+		}
+		if got != body {
+			t.Errorf("stored %q, sent %q", got, body)
+		}
 	})
 }

@@ -17,7 +17,7 @@ import (
 	"weedd/volume/volumetest"
 )
 
-func pngOf(t *testing.T, w, h int) string {
+func pngOf(t testing.TB, w, h int) string {
 	t.Helper()
 	var b bytes.Buffer
 	if err := png.Encode(&b, image.NewNRGBA(image.Rect(0, 0, w, h))); err != nil {
