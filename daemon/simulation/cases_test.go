@@ -3,6 +3,7 @@ package simulation
 import (
 	"encoding/binary"
 	"errors"
+	"math/rand/v2"
 	"slices"
 	"testing"
 	"time"
@@ -187,6 +188,38 @@ func TestAnFsyncThatFailsInRecoveryIsRemembered(t *testing.T) {
 	}
 	w.lead.up = true
 	w.finish(t)
+}
+
+// Rule R6: a record of the ledger could not be synced, and the process was killed. The
+// next one sees that record in the page cache, and the disk may have anything of it.
+// So none is written behind it: the ledger would be damaged in the middle.
+func TestALedgerThatCouldNotBeSyncedIsWrittenAnew(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(12) {
+		w, id := calm(t, 3, 2)
+		w.rng = rand.New(rand.NewPCG(seed, 1))
+		c := w.node("c")
+		c.home = faultfs.New(seed)
+		c.openLedger()
+		join := func() {
+			h := volume.Holder{Node: "c", Copy: w.newCopyID()}
+			if err := w.decide(id, volume.Holder{}, func(e *volume.Entry) { e.Joining = []volume.Holder{h} }); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.client.failNext["c"], c.failOnly = true, "/copies"
+		join()
+		w.until(time.Second, "an fsync to fail", func() bool { return !w.client.failNext["c"] })
+		c.die(false, nil)
+		w.start("c")
+		join()
+		w.until(time.Second, "another copy on c", func() bool { return w.copy(id, "c") != nil })
+		c.powerCut()
+		w.start("c")
+		if w.finish(t); t.Failed() {
+			t.Fatalf("seed %d", seed)
+		}
+	}
 }
 
 // Rule R6, the third of the interleavings: a holder comes back with an empty disk under
