@@ -5,8 +5,10 @@
 //
 // There is nothing here but tests. What is real: replica.Core, its messages and
 // their binary form, catalog.Apply, its commands and snapshots, what decides that a
-// copy may be dropped (placement.Drops, server.Sparing), and under every copy the
-// store with its files and ledger. What is made up as badly as it may be:
+// copy may be dropped (placement.Drops, server.Sparing) and what is adopted when
+// (placement.Adoptions), and under every copy the store with its files and ledger,
+// which also looks through files of SeaweedFS, merges them and makes them ours.
+// What is made up as badly as it may be:
 // file systems (package faultfs) in which processes die within any operation, with
 // the page cache or without, and in which fsyncs fail; a network that delays,
 // drops, repeats and reorders, processes that freeze, disks replaced by empty ones,
@@ -32,8 +34,19 @@
 //     after that is a failure. Reads are compared by the order in which records
 //     were committed, as offsets change.
 //
+// Some runs begin with volumes that SeaweedFS left on one, two or three nodes, alike or
+// not: other files and deletions, two cookies for one key, records out of order, no
+// index, a torn end. Such a volume, when it is ours,
+//
+//   - holds of each key what its origins wrote or deleted last, and nothing else;
+//   - has no key that is handed out afterwards;
+//   - has taken nothing away: what SeaweedFS wrote is where it was, became ours as it
+//     was, or is kept aside.
+//
 // At the end of every run all faults are mended, and the copies must become
-// equal by themselves, and none be left that nobody wants.
+// equal by themselves, and none be left that nobody wants. Every volume of SeaweedFS
+// is ours then, or its copies contradict each other: they stand as they were, and the
+// reason names the keys.
 //
 //	go test ./daemon/simulation -sim.seeds 5000          more seeds
 //	go test ./daemon/simulation -sim.seed 17 -v          one seed, with its trace on failure
