@@ -336,7 +336,11 @@ func TestALateReadyIsNoReady(t *testing.T) {
 	stream, _ := b.core.Following()
 	_, length, sum, _ := a.log.Prepared()
 	a.receive(b.self, replica.Message{Kind: replica.KindReady, Stream: stream, Attempt: 1, End: length, Checksum: sum})
+	b.receive(a.self, replica.Message{Kind: replica.KindFinishCompaction, Stream: stream, Attempt: 1, End: b.log.End()})
 	w.run(100 * ms)
+	if b.ready() {
+		w.fail("b takes a word of the first attempt for one of the second")
+	}
 	w.generation(id, 0)
 	w.finish(t)
 }
