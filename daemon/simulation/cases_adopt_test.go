@@ -190,3 +190,29 @@ func TestAnOrderReplacedInItsLastMomentIsPlannedAnew(t *testing.T) {
 		w.fail("%s", show(e))
 	}
 }
+
+// Rules R6 and R15: a disk is put back as it was before its volume was adopted, and the
+// node hears of the adoption from a master that lags behind. It must not make the same
+// copy again, which counts as in sync and would lack what was written since.
+func TestADiskFromBeforeTheAdoptionIsNotAdoptedAgain(t *testing.T) {
+	t.Parallel()
+	w, story := left(t, 2)
+	a := w.nodes[0]
+	a.leave(7, 0, 0, story, untidy{})
+	w.until(time.Second, "an order", func() bool { return len(a.adopting) > 0 })
+	then := len(w.history) - 1
+	w.until(time.Second, "the volume", func() bool { return w.primary(7) != nil })
+	w.ack(7, "a", 3)
+	w.kill("a")
+	a.leave(7, 0, 0, story, untidy{})
+	w.deaf("a", true)
+	w.start("a")
+	for _, e := range w.history[then].Volumes() {
+		a.obey(*e)
+	}
+	w.run(500 * ms)
+	if w.broken == nil && (w.copy(7, "a") != nil || a.lost[7].State != volume.CopyLost) {
+		w.fail("a should have lost its copy: %+v", a.lost[7])
+	}
+	w.report(t)
+}
