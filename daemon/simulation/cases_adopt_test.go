@@ -82,6 +82,8 @@ func TestCopiesThatDifferAreMerged(t *testing.T) {
 		w.nextWritten(5, false), // a and b
 		w.nextWritten(5, true),  // b
 		w.nextWritten(5, false), // c
+		w.nextWritten(6, false), // b alone
+		w.nextWritten(7, false), // c alone
 	}
 	pick := func(nth ...int) []written {
 		out := slices.Clone(story)
@@ -91,10 +93,10 @@ func TestCopiesThatDifferAreMerged(t *testing.T) {
 		return out
 	}
 	w.nodes[0].leave(7, 2, 3, pick(0, 3), untidy{})
-	w.nodes[1].leave(7, 2, 3, pick(1, 3, 4), untidy{order: true})
-	w.nodes[2].leave(7, 2, 3, pick(2, 5)[1:], untidy{torn: true})
+	w.nodes[1].leave(7, 2, 3, pick(1, 3, 4, 6), untidy{order: true})
+	w.nodes[2].leave(7, 2, 3, pick(2, 5, 7)[1:], untidy{torn: true})
 	w.until(2*time.Second, "the volume", func() bool { return w.truths[7] != nil && !w.truths[7].adopting })
-	want := map[volume.Key]record{3: more[1].record, 4: more[0].record, 5: more[5].record}
+	want := map[volume.Key]record{3: more[1].record, 4: more[0].record, 5: more[5].record, 6: more[6].record, 7: more[7].record}
 	if have := w.truths[7].files(); w.broken == nil && !maps.Equal(have, want) {
 		w.fail("it has %v, want %v", have, want)
 	}
