@@ -155,6 +155,8 @@ func TestWhoMayOperate(t *testing.T) {
 		{"a removal from elsewhere", "10.1.2.3:5", "application/json", `{"remove":{"master":"a"}}`, 401},
 		{"a question from elsewhere", "10.1.2.3:5", "application/json", `{"explain":3}`, 200},
 		{"a dry run from elsewhere", "10.1.2.3:5", "application/json", `{"repair":{"dry_run":true}}`, 200},
+		{"a promotion from elsewhere", "10.1.2.3:5", "application/json", `{"promote":{"volume":3,"node":"a"}}`, 401},
+		{"what that would be", "10.1.2.3:5", "application/json", `{"promote":{"volume":3,"node":"a","dry_run":true}}`, 200},
 		{"a form", "127.0.0.1:5", "application/x-www-form-urlencoded", `{"drain":{"node":"a"}}`, 400},
 		{"plain text", "127.0.0.1:5", "text/plain", `{"drain":{"node":"a"}}`, 400},
 		{"no type", "127.0.0.1:5", "", `{"drain":{"node":"a"}}`, 400},
