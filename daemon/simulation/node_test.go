@@ -187,7 +187,9 @@ func (n *node) obey(e volume.Entry) {
 	case named && !d.holds(h.Copy):
 		n.missing(e, h, inSync)
 	default:
-		delete(n.lost, e.Volume)
+		if a := n.adopting[e.Volume]; a == nil || a.entry.Version <= e.Version {
+			delete(n.lost, e.Volume)
+		}
 		n.learn(e)
 	}
 }

@@ -50,6 +50,7 @@ type goldenNode struct {
 	t      *testing.T
 	golden *volumetest.Golden
 	store  *store.Store
+	server *server.Server
 	dir    string
 	files  map[string]volumetest.DirFile // before we came
 	now    atomic.Pointer[time.Time]
@@ -92,6 +93,7 @@ func serveGolden(t *testing.T, dir string) *goldenNode {
 		ClusterID: func() string { return clusterID }, SetClusterID: func(string) error { return nil },
 		Logger: log, Now: now, Run: 1, Beat: 20 * time.Millisecond,
 	})
+	n.server = s
 	ctx, cancel := context.WithCancel(context.Background())
 	var work sync.WaitGroup
 	work.Go(func() { _ = s.Run(ctx) })
@@ -409,6 +411,34 @@ func TestGoldenFilesWithoutATimeToLiveOutliveTheVolumes(t *testing.T) {
 }
 
 // No byte of a file that fails its checksum is sent.
+// A leader that was deposed may send an entry of before an adoption. It must not make
+// the node forget that the adoption failed: nothing would be planned anew.
+func TestAnOlderEntryDoesNotHideThatAnAdoptionFailed(t *testing.T) {
+	t.Parallel()
+	n := openGolden(t, "v3-basic")
+	id := n.store.Volumes()[0].ID()
+	entry := func(version uint64, node volume.NodeID) volume.Entry {
+		return volume.Entry{Volume: id, State: volume.StateNew, Epoch: volume.Epoch(version), Version: version, Primary: node,
+			InSync: []volume.Holder{{Node: node, Copy: volume.CopyID(version)}}, Sources: []volume.Source{{Node: "n1", Print: 1}}} // of other files than those here
+	}
+	obey := func(e volume.Entry) { n.server.Obey(volume.Orders{Cluster: clusterID, Entries: []volume.Entry{e}}) }
+	obey(entry(2, "n1"))
+	failed := func() bool { r, ok := n.server.Lost(id); return ok && r.Copy == 2 && r.State == volume.CopyFailed }
+	for deadline := time.Now().Add(30 * time.Second); !failed(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the adoption does not fail")
+		}
+	}
+	obey(entry(1, "n2"))
+	if !failed() {
+		t.Error("an older entry hides that")
+	}
+	obey(entry(3, "n2"))
+	if failed() {
+		t.Error("a newer one, by which another node adopts the volume, does not")
+	}
+}
+
 func TestDamagedGoldenFilesAreNotServed(t *testing.T) {
 	t.Parallel()
 	n := openGolden(t, "v3-collection", patch(t, "photos_3.dat", 40, 0xff, 0xff, 0xff))

@@ -91,7 +91,9 @@ func (s *Server) obeyKept(e volume.Entry) (toMake bool) {
 		return s.missing(e, h, inSync, v)
 	default:
 		s.mu.Lock()
-		delete(s.lost, e.Volume)
+		if a := s.adopting[e.Volume]; a == nil || a.entry.Version <= e.Version { // an older entry makes nothing found that is not
+			delete(s.lost, e.Volume)
+		}
 		s.mu.Unlock()
 		if named || v == nil {
 			s.forget(e.Volume, e.Version, h.Copy)
