@@ -357,7 +357,7 @@ func (w *world) lastReads(id volume.ID) {
 
 func (w *world) isWhole(id volume.ID) bool {
 	e := w.entry(id)
-	if e.State != volume.StateOpen && !e.Adopted() || len(e.InSync) != e.Spec.Placement.Copies() || len(e.Joining) > 0 {
+	if e.State != volume.StateOpen && !e.Adopted() || len(e.InSync) != w.room(e) || len(e.Joining) > 0 {
 		return false
 	}
 	primary := w.node(e.Primary).running[id]
@@ -376,6 +376,18 @@ func (w *world) isWhole(id volume.ID) bool {
 		}
 	}
 	return int64(len(w.truths[id].log)) == primary.log.End()
+}
+
+// room is how many copies of a volume there can be: none is put on a node with files
+// of SeaweedFS that came to light too late to be in it.
+func (w *world) room(e volume.Entry) int {
+	free := 0
+	for _, n := range w.nodes {
+		if _, foreign := n.foreign(e.Volume); !foreign || n.madeFrom(e) {
+			free++
+		}
+	}
+	return min(e.Spec.Placement.Copies(), free)
 }
 
 // isTidy reports whether no new files are left over on the copies of a volume.
