@@ -193,6 +193,7 @@ func (p *piece) copyTo(w io.Writer) error {
 	defer stalled.Stop()
 	from := readerFunc(func(b []byte) (int, error) {
 		stalled.Reset(chunkStall)
+		defer stalled.Stop() // the time that the client takes is not the node's
 		return p.resp.Body.Read(b)
 	})
 	if _, err := io.CopyN(w, from, p.n); err != nil {
