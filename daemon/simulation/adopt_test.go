@@ -308,3 +308,19 @@ func (l *leader) blocked(node volume.NodeID, e volume.Entry) bool {
 		return c.Volume == e.Volume && c.Copy == 0 && !e.From(node, c.Print())
 	})
 }
+
+// outside reports whether what is shown is of SeaweedFS and in a copy that was adopted
+// by an order that was replaced: such a copy shows what its node had, as before, until
+// it is dropped. Nobody was told that it is in the volume.
+func (r *run) outside(shows record) bool {
+	w := r.node.w
+	h, _, named := w.entry(r.id).Holder(r.self.Node)
+	if named && h == r.self {
+		return false
+	}
+	return slices.ContainsFunc(w.madeFrom[r.self.Copy], func(s volume.Source) bool {
+		return slices.ContainsFunc(w.origins[r.id], func(o *origin) bool {
+			return o.node == s.Node && o.newest[shows.key].record == shows
+		})
+	})
+}

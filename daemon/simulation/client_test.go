@@ -172,7 +172,7 @@ func (r *run) confirm(need int64, done func()) *read {
 
 // answered tells the client, unless the process died in looking.
 func (r *run) answered(key volume.Key, known int, shows record) {
-	if !r.node.dying {
+	if !r.node.dying && !r.outside(shows) {
 		r.node.w.answered(r.id, key, known, shows)
 	}
 }
