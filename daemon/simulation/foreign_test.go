@@ -252,7 +252,21 @@ func (o *origin) aside(name string, wanted func([]byte) bool) bool {
 func (w *world) stand(e volume.Entry) bool {
 	_, conflicts := w.merged(e.Volume, e.Sources)
 	lost := w.node(e.Primary).lost[e.Volume]
-	return len(conflicts) > 0 && lost.State == volume.CopyFailed && namesAll(lost.Reason, conflicts) && len(w.origins[e.Volume]) == len(w.foreigners(e.Volume))
+	return len(conflicts) > 0 && lost.State == volume.CopyFailed && namesAll(lost.Reason, conflicts) && len(w.origins[e.Volume]) == len(w.foreigners(e.Volume))+w.outsiders(e)
+}
+
+// outsiders counts the copies that were adopted by an order that was replaced by one
+// without their node. They stay as well: nothing tells them from copies of another
+// cluster that has a volume of that number.
+func (w *world) outsiders(e volume.Entry) (count int) {
+	for _, n := range w.nodes {
+		v := n.disks[e.Volume].volume()
+		named := slices.ContainsFunc(e.Sources, func(s volume.Source) bool { return s.Node == n.id })
+		if v != nil && !v.Foreign() && len(w.madeFrom[v.CopyID()]) > 0 && !named {
+			count++
+		}
+	}
+	return count
 }
 
 // foreigners are the nodes that report files of SeaweedFS of a volume.
