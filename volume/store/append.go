@@ -14,6 +14,7 @@ import (
 const (
 	flushAt      = 4096     // bytes of index rows kept back
 	checkpointAt = 64 << 20 // bytes appended between checkpoints
+	syncAhead    = 4 << 20  // bytes, of fewer than which a checkpoint may wait for the sync; see prepare
 )
 
 // Append writes whole version 3 records, encoded as package needle does, at End
@@ -72,6 +73,10 @@ func (v *Volume) Append(records []byte) error {
 // prepare writes a checkpoint, before an append at end, when one is due. The
 // first of a run with sync "os" is always due: it notes that .dat may come to
 // lack what is appended if the host goes down, and that append waits for it.
+//
+// With sync "os" nothing else would sync .dat, and writes would stand still until all
+// of it is on disk. So a checkpoint that is due waits until Flush has synced most of
+// it, but no longer than for as much again.
 func (v *Volume) prepare(end int64) error {
 	if v.opts.Sync == SyncOS && v.boot == 0 {
 		v.boot = bootHash(v.opts.Boot)
@@ -80,10 +85,11 @@ func (v *Volume) prepare(end int64) error {
 			return err
 		}
 	}
-	if end < v.due {
+	due := v.due.Load()
+	if end < due || v.opts.Sync == SyncOS && end-v.ahead.Load() > syncAhead && end < due+checkpointAt {
 		return nil
 	}
-	v.due = end + checkpointAt
+	v.due.Store(end + checkpointAt)
 	if err := v.Checkpoint(); err != nil && v.Failed() == nil {
 		v.log.Warn("no checkpoint; recovery would take longer", "volume", v.id, "err", err)
 	}
@@ -214,14 +220,28 @@ func (v *Volume) Publish(committed int64) {
 
 // Flush writes the rows of published records to .idx, without a sync: after the
 // process was killed, they show what may be read before anybody has said how far
-// the volume is committed. It also writes an image of the index when one is due.
+// the volume is committed. It also writes an image of the index when one is due, and
+// syncs .dat for a checkpoint that is.
 func (v *Volume) Flush() error {
 	if v.writable() != nil || v.dir.fenced() != nil {
 		return nil
 	}
-	err := v.flushRows()
+	err := errors.Join(v.flushRows(), v.syncForCheckpoint())
 	v.saveImage(false)
 	return err
+}
+
+// syncForCheckpoint syncs .dat beside the writer; see prepare.
+func (v *Volume) syncForCheckpoint() error {
+	end := v.End()
+	if v.opts.Sync != SyncOS || end < v.due.Load() || end-v.ahead.Load() <= syncAhead {
+		return nil
+	}
+	if err := v.syncFile(v.dat()); err != nil {
+		return err
+	}
+	v.ahead.Store(end)
+	return nil
 }
 
 // flushRows appends published rows to .idx, without a sync. Rows whose record
@@ -309,7 +329,8 @@ func (v *Volume) saveCheckpoint(durable int64) error {
 	if err := vfs.Replace(v.opts.FS, v.base+extCkpt, c.encode()); err != nil {
 		return fmt.Errorf("checkpoint of volume %d: %w", v.id, typed(err))
 	}
-	v.saved, v.due = durable, durable+checkpointAt
+	v.saved = durable
+	v.due.Store(durable + checkpointAt)
 	return nil
 }
 

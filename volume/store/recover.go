@@ -385,7 +385,8 @@ func (r *recovery) finish() error {
 	}
 	v.idxSize = r.rows * rowSize
 	v.idxSynced = min(v.idxSize, r.ckpt.rows*rowSize)
-	v.saved, v.due = r.ckpt.durable, r.ckpt.durable+checkpointAt
+	v.saved = r.ckpt.durable
+	v.due.Store(r.ckpt.durable + checkpointAt)
 	changed, err := cutFile(v.dat(), r.pos)
 	if err != nil {
 		return fmt.Errorf("cut .dat: %w", err)

@@ -200,7 +200,8 @@ func (v *Volume) install(b *build, m *mark, e EpochStart, skipped int) replaced 
 	clear(v.newest)
 	v.epochs, v.skipped = []EpochStart{e}, skipped
 	v.doubtful, v.boot = false, 0
-	v.saved, v.due = m.ckpt.durable, m.ckpt.durable+checkpointAt
+	v.saved = m.ckpt.durable
+	v.due.Store(m.ckpt.durable + checkpointAt)
 	v.files.Store(&files{b.dat.f, b.index})
 	return before
 }

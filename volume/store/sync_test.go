@@ -117,3 +117,50 @@ func dataFor(t *testing.T, v *Volume, size int64) int {
 	t.Fatalf("no record has %d bytes", size)
 	return 0
 }
+
+// With sync "os" a checkpoint does not stop writes for the sync of all that was
+// appended since the last: most of it is synced beside them. If nobody does, it is
+// made all the same when as much again was appended.
+func TestACheckpointWaitsForASyncBesideTheWriter(t *testing.T) {
+	t.Parallel()
+	fs, s, v := newVolume(t, syncOS)
+	must(t, write(v, record(t, v, 1, []byte("the first of a run is checkpointed"))))
+	saved := v.saved
+	big := make([]byte, 1<<20)
+	for key := volume.Key(2); v.End()-saved <= syncAhead; key++ {
+		must(t, write(v, record(t, v, key, big)))
+	}
+	syncs := 0
+	fs.SetFault(func(op faultfs.Op) error {
+		if op.Kind == faultfs.Sync && strings.HasSuffix(op.Path, extDat) {
+			syncs++
+		}
+		return nil
+	})
+	v.due.Store(v.End()) // as after 64 MiB
+	must(t, write(v, record(t, v, 100, big)))
+	if syncs > 0 || v.saved != saved {
+		t.Fatalf("the writer has synced %d times", syncs)
+	}
+	must(t, v.Flush())
+	must(t, v.Flush()) // nothing is left to sync
+	if synced := syncs; synced != 1 {
+		t.Errorf("synced %d times beside the writer", synced)
+	}
+	end := v.End()
+	must(t, write(v, record(t, v, 101, big)))
+	if v.saved != end {
+		t.Errorf("no checkpoint at %d when most is synced; the last at %d", end, v.saved)
+	}
+
+	v.ahead.Store(0)
+	v.due.Store(v.End() - checkpointAt)
+	end = v.End()
+	must(t, write(v, record(t, v, 102, big)))
+	if v.saved != end {
+		t.Errorf("no checkpoint at %d although it is overdue; the last at %d", end, v.saved)
+	}
+	fs.SetFault(nil)
+	_, v = reopen(t, fs, s, syncOS)
+	must(t, has(v, 101, big))
+}

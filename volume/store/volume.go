@@ -62,11 +62,13 @@ type Volume struct {
 
 	scrubbed atomic.Pointer[ScrubState] // nil before it is asked for
 
+	due   atomic.Int64 // End at which the next checkpoint is due
+	ahead atomic.Int64 // End when .dat was last synced for one; it says nothing of what is durable
+
 	scratch   []pendingRow // of Append
 	needle    needle.Needle
 	saved     int64  // durable length of the checkpoint on disk
 	idxSynced int64  // bytes of .idx that are on disk
-	due       int64  // End at which the next checkpoint is due
 	boot      uint64 // not 0: as in checkpoint
 	trusted   trust  // of a copy that failed in an earlier run
 
