@@ -157,7 +157,7 @@ func (w *world) mishap() {
 	case n < 86 && r != nil:
 		w.tell("%s is to hand over, if it leads", r.name)
 		w.wg.Go(func() { _ = r.group.TransferLeadership(r.ctx) })
-	case n < 90 && len(hosts) < 5:
+	case n < 90 && len(hosts) < 5 && !w.wiped:
 		h := w.addHost()
 		w.tell("%s is new", h.id)
 		w.start(h, 0)
@@ -172,9 +172,11 @@ func (w *world) mishap() {
 }
 
 // wipe has a master come back with an empty disk, once: what it had acknowledged
-// is on enough others, as long as nobody takes it for the member that it was.
+// is on enough others, as long as nobody takes it for the member that it was. Not
+// while the group grows: raft gives no vote to a member that it has not heard of, so
+// one that lags behind may keep the others from electing anybody (cluster/DESIGN.md).
 func (w *world) wipe(h *host, r *run) {
-	if _, decided := w.newest(); w.wiped || w.founders < 3 || decided == 0 { // before that, one disk has all there is
+	if _, decided := w.newest(); w.wiped || w.founders < 3 || len(w.hosts) > w.founders || decided == 0 { // before that, one disk has all there is
 		return
 	}
 	w.wiped = true
