@@ -25,6 +25,12 @@ func (p peers) Node(id volume.NodeID) (volume.Node, bool) {
 	return n.Volume(), ok
 }
 
+// Alive implements server.Peers.
+func (p peers) Alive(id volume.NodeID) bool {
+	n, ok := p.mesh.Node(id)
+	return ok && n.Alive
+}
+
 // clusterClient makes the client that reaches the leader, wherever it is.
 func (d *Daemon) clusterClient() *clusterrpc.Client {
 	o := clusterrpc.ClientOptions{Conns: conns{d.pool}, Masters: func() []cluster.Node {

@@ -105,6 +105,7 @@ func (e *NotPrimaryError) Is(target error) bool { return target == ErrNotPrimary
 type ElsewhereError struct {
 	Volume ID
 	Nodes  []Node
+	Behind bool // a copy is here, and knows that it may lack what was acknowledged
 }
 
 func (e *ElsewhereError) Error() string {

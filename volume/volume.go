@@ -292,7 +292,7 @@ const (
 	AskRemove AskKind = "remove"
 	// AskAdd: these joining copies have all that the primary has (rule R9).
 	AskAdd AskKind = "add"
-	// AskYield: the primary cannot write any more (failed or slow disk,
+	// AskYield: the primary cannot write any more (failed, slow or full disk,
 	// shutting down) and another in-sync copy is to lead.
 	AskYield AskKind = "yield"
 	// AskCompact: all copies in sync, From and Copies, have durably prepared the
@@ -309,6 +309,9 @@ type Ask struct {
 	From   Holder   `json:"from"`
 	Copies []Holder `json:"copies,omitempty"`
 	Failed bool     `json:"failed,omitempty"` // with AskYield: From is never to be in sync again (rule R5)
+	// NoRoom, with AskYield: the disk of From is full. A copy on another full disk
+	// does not lead in its place.
+	NoRoom bool `json:"no_room,omitempty"`
 
 	Generation uint32 `json:"generation,omitempty"` // with AskCompact
 	// Unfit, with AskRemove: Copies lack what is committed and have to go, however

@@ -116,7 +116,14 @@ func (d *draft) askAdd(ask volume.Ask) error {
 // askYield lets another live copy lead. One that failed leaves the sets; as the
 // only live one it stays, and the volume is read-only.
 func (d *draft) askYield(ask volume.Ask) error {
-	heir, ok := d.heir(d.next.InSync, ask.From.Node)
+	heirs := slices.Clone(d.next.InSync)
+	if ask.NoRoom {
+		heirs = slices.DeleteFunc(heirs, func(h volume.Holder) bool {
+			r := d.vol.report(h.Node)
+			return r != nil && r.Copy == h.Copy && r.NoRoom
+		})
+	}
+	heir, ok := d.heir(heirs, ask.From.Node)
 	switch {
 	case !ok && ask.Failed:
 		d.next.State = volume.StateReadOnly

@@ -561,6 +561,32 @@ func TestAnswer(t *testing.T) {
 	}
 }
 
+func TestAPrimaryOnAFullDiskYieldsToOneWithRoom(t *testing.T) {
+	t.Parallel()
+	e := volume.Entry{Spec: volume.Spec{Placement: 2}, Primary: "1", InSync: hs("1.1", "2.2", "3.3"), Epoch: 4}
+	ask := volume.Ask{Kind: volume.AskYield, Epoch: 4, From: hs("1.1")[0], NoRoom: true}
+	answer := func(full ...string) (volume.NodeID, error) {
+		v := vol(e, rep("1", 1, "healthy"), rep("2", 2, "healthy"), rep("3", 3, "healthy"))
+		for i := range v.Copies {
+			v.Copies[i].Report.NoRoom = slices.Contains(full, string(v.Copies[i].Node))
+		}
+		ch, err := placement.Answer(placement.View{Nodes: nodes("a/r/1", "a/r/2", "a/r/3"), Volumes: []placement.Volume{v}}, v, ask)
+		return ch.Next.Primary, err
+	}
+	for full, heir := range map[string]volume.NodeID{"2": "3", "3": "2"} {
+		if got, err := answer("1", full); got != heir || err != nil {
+			t.Errorf("1 and %s are full: %s leads (%v), want %s", full, got, err, heir)
+		}
+	}
+	if got, err := answer("1", "2", "3"); !errors.Is(err, volume.ErrUnsatisfiable) {
+		t.Errorf("all are full: %s leads, %v", got, err)
+	}
+	ask.NoRoom = false
+	if _, err := answer("1", "2", "3"); err != nil {
+		t.Errorf("a planned stop with full disks: %v", err)
+	}
+}
+
 func TestDropsAreOrderedOnlyForDeletedVolumesAndSurplusCopies(t *testing.T) {
 	t.Parallel()
 	whole := &volume.Entry{Volume: 1, Spec: volume.Spec{Placement: 1}, State: volume.StateOpen, Epoch: 7, Primary: "1", InSync: hs("1.1", "2.2")}

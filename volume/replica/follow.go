@@ -2,6 +2,7 @@ package replica
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"weedd/volume"
@@ -185,6 +186,8 @@ func (r *Replica) attach(f *following, m *Message) (answer *Message, err error) 
 	defer r.mu.Unlock()
 	switch {
 	case short(err): // the link ends, and the primary offers the same on the next
+		r.refused = true
+		r.standLocked()
 		r.core.NotAdopted(plan.Stream, r.opts.Log.End(), r.opts.Log.Durable())
 		r.effectsLocked()
 		return nil, err
@@ -193,6 +196,8 @@ func (r *Replica) attach(f *following, m *Message) (answer *Message, err error) 
 		return nil, err
 	}
 	r.core.Adopted(plan.Stream, end)
+	r.refused = false
+	r.standLocked()
 	r.effectsLocked()
 	if stream, ok := r.core.Following(); !ok || stream != plan.Stream {
 		return nil, nil // a newer epoch came meanwhile, and its hello will
@@ -213,6 +218,9 @@ func (r *Replica) batches(f *following, m *Message, in <-chan *Message) error {
 	case serr != nil:
 		r.failLocked(fmt.Errorf("fsync: %w", serr))
 		err = serr
+	case errors.Is(err, volume.ErrNoSpace): // soon it is acknowledged without this copy
+		r.refused = true
+		r.standLocked()
 	}
 	r.core.Followed(r.opts.Log.End(), durable, last.Committed)
 	stream, ok := r.core.Following()

@@ -35,6 +35,8 @@ type Replica struct {
 	// earlier epochs, so that reads need not take locks that writes take, too.
 	settled atomic.Bool // set under mu
 
+	standing atomic.Int32 // a Standing; set under mu
+
 	// moved holds a channel that is closed and replaced, under mu, when
 	// leadership, epoch or state changed.
 	moved atomic.Pointer[chan struct{}]
@@ -42,13 +44,17 @@ type Replica struct {
 	mu       sync.Mutex
 	core     *Core
 	closed   bool
-	yielding bool       // takes no new writes: leadership is about to be given up
-	waiters  []*op      // appended, not yet acknowledged; rising need
-	confirms []*confirm // decisions and reads that wait for a barrier
-	peers    map[volume.Holder]*peer
-	asks     map[askKey]bool // under way
-	ticking  bool
-	follower *following // the stream followed now
+	yielding bool // takes no new writes: leadership is about to be given up
+
+	yieldsRoom bool       // a primary whose disk has room is asked for
+	cramped    time.Time  // until then none is, for one was asked for lately
+	refused    bool       // what the primary sent last found no room here
+	waiters    []*op      // appended, not yet acknowledged; rising need
+	confirms   []*confirm // decisions and reads that wait for a barrier
+	peers      map[volume.Holder]*peer
+	asks       map[askKey]bool // under way
+	ticking    bool
+	follower   *following // the stream followed now
 
 	compactor compactor
 	seen      seen // by those who were woken last
@@ -159,6 +165,7 @@ func (r *Replica) effectsLocked() {
 	now := seen{r.core.Entry().Version, r.core.Epoch(), r.core.Writable() == nil, r.core.Failure() != nil}
 	if now != r.seen {
 		r.seen = now
+		r.standLocked()
 		r.prunePeersLocked()
 		r.movedLocked()
 	}
@@ -172,6 +179,31 @@ type seen struct {
 	epoch    volume.Epoch
 	writable bool
 	failed   bool
+}
+
+// Standing is what a copy knows of whether it has all that was acknowledged.
+type Standing int32
+
+// The standings of a copy.
+const (
+	Unknown Standing = iota // no entry was learned yet
+	Current                 // it is in sync, or was when it was last in touch
+	Behind                  // it may lack what was acknowledged
+)
+
+// Standing says whether this copy has all that was acknowledged, as far as it
+// knows. It takes no locks.
+func (r *Replica) Standing() Standing { return Standing(r.standing.Load()) }
+
+func (r *Replica) standLocked() {
+	now := Current
+	switch h, inSync, _ := r.core.Entry().Holder(r.opts.Self.Node); {
+	case r.core.Entry().Version == 0:
+		now = Unknown
+	case !inSync || h != r.opts.Self || r.refused && !r.core.Leading():
+		now = Behind
+	}
+	r.standing.Store(int32(now))
 }
 
 // movedLocked wakes who watches.

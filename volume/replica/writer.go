@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"weedd/volume"
@@ -324,7 +325,7 @@ func (r *Replica) encodeOne(o *op, buf []byte, now time.Time) []byte {
 	}
 	if !o.del {
 		if err := r.opts.Log.Room(int64(len(buf)) + o.length); err != nil {
-			o.refuse(fmt.Errorf("append: %w", err))
+			r.crowded(o, err)
 			return buf
 		}
 	}
@@ -468,12 +469,54 @@ func (r *Replica) appendEach(ops []*op, buf []byte, err error) {
 		if single {
 			err = r.opts.Log.Append(record)
 		}
-		if !single || err != nil {
+		switch {
+		case single && full(err):
+			r.crowded(o, err)
+			continue
+		case !single || err != nil:
 			o.refuse(fmt.Errorf("append: %w", err))
 			continue
 		}
 		o.need = r.opts.Log.End()
 	}
+}
+
+// full reports whether err says that the disk is, and not the volume.
+func full(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) }
+
+// crowded refuses an op for which this disk has no room. While another copy may
+// come to lead, on a disk that has, it is tried again.
+func (r *Replica) crowded(o *op, err error) {
+	o.refuse(fmt.Errorf("append: %w", err))
+	o.res.notYet = r.makeRoom()
+}
+
+// crampedFor is how long a copy on a full disk asks for no other primary after it
+// did: there may be none, or its disk be full, too, so that it asks in turn.
+const crampedFor = 10 * time.Second
+
+// makeRoom asks for a primary whose disk has room, unless one is asked for already,
+// and reports whether there may be one.
+func (r *Replica) makeRoom() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	e := r.core.Entry()
+	if len(e.InSync) < 2 || !r.core.Leading() || r.opts.Now().Before(r.cramped) {
+		return false
+	}
+	if r.yieldsRoom {
+		return true
+	}
+	r.yieldsRoom = true
+	r.goLocked(func() {
+		next, _ := r.put(volume.Ask{Kind: volume.AskYield, Volume: e.Volume, Epoch: e.Epoch, From: r.opts.Self, NoRoom: true})
+		r.Learn(next) // if it names no other, this copy leads on
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.yieldsRoom, r.cramped = false, r.opts.Now().Add(crampedFor)
+		r.movedLocked() // who holds a write looks again
+	})
+	return true
 }
 
 // register tells the core what was appended and lets the decided ops wait for

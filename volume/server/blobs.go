@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"weedd/volume"
 	"weedd/volume/needle"
@@ -85,6 +86,9 @@ func (s *Server) Get(ctx context.Context, id volume.FileID, readDeleted bool) (*
 	if r == nil {
 		return s.getForeign(ctx, id, readDeleted)
 	}
+	if err := s.behind(ctx, r, id.Volume); err != nil {
+		return nil, err
+	}
 	n, err := r.Get(ctx, id.Key, id.Cookie, readDeleted)
 	if err != nil && again(err) {
 		n, err = s.getHeld(ctx, r, id, readDeleted)
@@ -93,6 +97,23 @@ func (s *Server) Get(ctx context.Context, id volume.FileID, readDeleted bool) (*
 		return nil, s.elsewhere(ctx, id.Volume, err)
 	}
 	return n, err
+}
+
+// behind sends readers away from a copy that knows that it may lack what was
+// acknowledged: one that catches up, or whose disk is full. While none that is in
+// sync looks alive, what is here is better than nothing.
+func (s *Server) behind(ctx context.Context, r *replica.Replica, id volume.ID) error {
+	if r.Standing() == replica.Unknown {
+		_, _ = s.target(ctx, id, true) // the copy learns the entry, if a master can be asked
+	}
+	if r.Standing() != replica.Behind {
+		return nil
+	}
+	e := r.Entry()
+	if !slices.ContainsFunc(e.InSync, func(h volume.Holder) bool { return h.Node != s.opts.Node && s.opts.Peers.Alive(h.Node) }) {
+		return nil
+	}
+	return &volume.ElsewhereError{Volume: id, Nodes: s.others(e, nil), Behind: true}
 }
 
 // corrupt reports whether err says that the bytes of a file fail their check, and

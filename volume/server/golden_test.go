@@ -118,6 +118,7 @@ func serveGolden(t *testing.T, dir string) *goldenNode {
 type nobody struct{}
 
 func (nobody) Node(volume.NodeID) (volume.Node, bool) { return volume.Node{}, false }
+func (nobody) Alive(volume.NodeID) bool               { return false }
 
 type goldenBlobs struct{ *server.Server }
 

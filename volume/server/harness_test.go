@@ -159,6 +159,14 @@ func (c *cluster) Node(id volume.NodeID) (volume.Node, bool) {
 	return volume.Node{ID: id, Internal: string(id), URL: string(id) + ":8080"}, c.node(id) != nil
 }
 
+// Alive implements server.Peers.
+func (c *cluster) Alive(id volume.NodeID) bool {
+	n := c.node(id)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return n != nil && !n.down
+}
+
 // conns are the connections that one node has made.
 type conns struct {
 	cluster *cluster

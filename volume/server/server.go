@@ -66,6 +66,7 @@ type Master interface {
 // Peers knows the addresses of other nodes, by gossip.
 type Peers interface {
 	Node(id volume.NodeID) (volume.Node, bool)
+	Alive(id volume.NodeID) bool // as far as it knows
 }
 
 // Remote calls other volume servers. An error of Put or Delete that is not

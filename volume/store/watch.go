@@ -14,11 +14,12 @@ import (
 	"weedd/volume/vfs"
 )
 
-// How directories are watched: what is wrong shows within watchEvery + watchLimit.
+// How directories are watched: what is wrong shows within writeEvery * watchEvery +
+// watchLimit, which is less than 5 s.
 const (
 	watchEvery = time.Second
-	watchLimit = 3 * time.Second // a look that takes longer says that the disk hangs
-	writeEvery = 3               // every so many looks write and sync a small file
+	watchLimit = 2500 * time.Millisecond // a look that takes longer says that the disk hangs
+	writeEvery = 2                       // every so many looks write and sync a small file
 
 	probeName = ".weedd-probe" // that file; nobody reads it
 )

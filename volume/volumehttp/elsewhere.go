@@ -45,7 +45,7 @@ func newPeerClient(dial func(ctx context.Context, addr string) (net.Conn, error)
 // views could send it round for ever; it is told to try another holder.
 func (a *API) elsewhere(x *exchange, t target, e *volume.ElsewhereError, q url.Values) error {
 	switch {
-	case q.Get("proxied") == "true":
+	case q.Get("proxied") == "true" || a.opts.ReadMode == ReadLocal && e.Behind:
 		return fmt.Errorf("%w: %v", volume.ErrUnavailable, e)
 	case a.opts.ReadMode == ReadLocal || len(e.Nodes) == 0:
 		return e
