@@ -53,6 +53,9 @@ type masterRole struct {
 // that ended because it could not commit.
 const quietAfterStuck = 30 * time.Second
 
+// markStuckLimit is how long the mark of that is waited for, on a disk that hangs.
+const markStuckLimit = time.Second
+
 // listenMaster opens the public port.
 func (d *Daemon) listenMaster() (err error) {
 	m := &masterRole{self: d.dir.node, dir: d.dir}
@@ -76,7 +79,12 @@ func (d *Daemon) openMaster() (err error) {
 		},
 		Resolve: m.addressOf, NodeID: m.nodeOf, ClusterID: m.clusterID,
 		Stuck: func(err error) {
-			d.dir.markStuck()
+			marked := make(chan struct{})
+			go func() { defer close(marked); d.dir.markStuck() }()
+			select {
+			case <-marked:
+			case <-time.After(markStuckLimit):
+			}
 			d.fail(err)
 		},
 	}

@@ -83,7 +83,9 @@ type Options struct {
 	Heartbeat         time.Duration // a follower that hears nothing for this long, or up to twice as long, calls an election; 300 ms
 	Election          time.Duration // bounds one vote, likewise; 1 s
 	Lease             time.Duration // a leader steps down when it reaches no majority for this long; half of Heartbeat
-	CheckEvery        time.Duration // the watchdog's beat; 1 s
+	CheckEvery        time.Duration // the watchdog's beat; 0.5 s
+	SilentAfter       time.Duration // a leader that commits nothing for so long lets others call an election, SilentRest after the last time at the earliest; 1 s
+	SilentRest        time.Duration // 1 min
 	StuckAfter        time.Duration // 3 s
 	SnapshotEvery     time.Duration // how often to look whether a snapshot is due; 2 min
 	SnapshotThreshold uint64        // commands since the last one that make it due; 8192
@@ -111,7 +113,9 @@ func (o Options) withDefaults() Options {
 	set(&o.Heartbeat, 300*time.Millisecond)
 	set(&o.Election, max(time.Second, o.Heartbeat))
 	set(&o.Lease, o.Heartbeat/2)
-	set(&o.CheckEvery, time.Second)
+	set(&o.CheckEvery, 500*time.Millisecond)
+	set(&o.SilentAfter, time.Second)
+	set(&o.SilentRest, time.Minute)
 	set(&o.StuckAfter, 3*time.Second)
 	set(&o.SnapshotEvery, 2*time.Minute)
 	if o.SnapshotThreshold == 0 {
@@ -157,6 +161,8 @@ type Group struct {
 	mu     sync.Mutex
 	term   *term // nil while not leading
 	closed bool
+
+	silentAt time.Time // when this node last fell silent; the watchdog's
 }
 
 // Open starts the member whose memory is in o.Dir. A member without state does

@@ -527,20 +527,15 @@ func (h *hangingLogs) StoreLogs(logs []*raft.Log) error {
 
 func TestWatchdogNoticesAHungDisk(t *testing.T) {
 	t.Parallel()
-	logs := new(hangingLogs)
+	var logs *hangingLogs
 	stuck := make(chan error, 10)
 	peers := newGroup(t, 1, func(o *Options) {
-		memory := raft.NewInmemStore()
-		logs.LogStore = memory
-		o.Stores = &Stores{RaftID: "only", Logs: logs, Stable: memory, Snapshots: raft.NewInmemSnapshotStore()}
+		o.Stores, logs = hangingStores("only")
 		o.CheckEvery, o.StuckAfter = 50*time.Millisecond, time.Second
 		o.Stuck = func(err error) { stuck <- err }
 	})
 	propose(t, peers, "a")
-	hang := make(chan struct{})
-	logs.mu.Lock()
-	logs.hang = hang
-	logs.mu.Unlock()
+	free := logs.setHang()
 	start := time.Now()
 	select {
 	case err := <-stuck:
@@ -553,10 +548,48 @@ func TestWatchdogNoticesAHungDisk(t *testing.T) {
 	if _, err := peers[0].Propose(ctx, []byte("b")); !errors.Is(err, volume.ErrOutcomeUnknown) {
 		t.Errorf("a proposal meanwhile: %v", err)
 	}
-	logs.mu.Lock()
-	logs.hang = nil
-	logs.mu.Unlock()
-	close(hang)
+	free()
+}
+
+// hangingStores are those of a member in memory, with such a disk.
+func hangingStores(id string) (*Stores, *hangingLogs) {
+	memory := raft.NewInmemStore()
+	logs := &hangingLogs{LogStore: memory}
+	return &Stores{RaftID: id, Logs: logs, Stable: memory, Snapshots: raft.NewInmemSnapshotStore()}, logs
+}
+
+// setHang makes the disk hang until free is called.
+func (h *hangingLogs) setHang() (free func()) {
+	hang := make(chan struct{})
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.hang = hang
+	return func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.hang = nil
+		close(hang)
+	}
+}
+
+func TestALeaderWhoseDiskHangsLetsAnotherLead(t *testing.T) {
+	t.Parallel()
+	disks := map[string]*hangingLogs{}
+	peers := newGroup(t, 3, func(o *Options) {
+		id := fmt.Sprint("member ", len(disks))
+		o.Stores, disks[id] = hangingStores(id)
+		o.CheckEvery, o.StuckAfter = 50*time.Millisecond, time.Hour
+	})
+	old := propose(t, peers, "a")
+	agree(t, peers, "a")
+	free := disks[old.RaftID()].setHang()
+	began := time.Now()
+	rest := without(peers, old)
+	propose(t, rest, "b")
+	t.Logf("another led after %v", time.Since(began).Round(time.Millisecond))
+	free()
+	until(t, "the old leader has stepped down", func() bool { return !old.Leading() })
+	agree(t, peers, "a", "b")
 }
 
 func TestQuietMemberLeavesTheLeadToOthers(t *testing.T) {

@@ -136,14 +136,14 @@ func await[F raft.Future](g *Group, ctx context.Context, start func() F) (future
 
 // watch is the watchdog: raft itself does not notice that its disk hangs, and
 // goes on sending heartbeats. An empty command goes the whole way, through the
-// disks of a majority and the machine's queue.
+// disks of a majority and the machine's queue. When that takes long, raft can
+// neither hand over nor step down, as all of it waits for the disk; but it can fall
+// silent, and then the others elect another leader.
 func (g *Group) watch(ctx context.Context) {
 	beat := time.NewTicker(g.opt.CheckEvery)
 	defer beat.Stop()
 	for {
-		late, cancel := context.WithTimeout(ctx, g.opt.StuckAfter)
-		_, err := await(g, late, func() raft.ApplyFuture { return g.raft.Apply(nil, g.opt.StuckAfter) })
-		cancel()
+		err := g.commitNothing(ctx)
 		if ctx.Err() != nil {
 			return
 		}
@@ -157,6 +157,42 @@ func (g *Group) watch(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// commitNothing commits an empty command, for StuckAfter at most.
+func (g *Group) commitNothing(ctx context.Context) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, g.opt.StuckAfter)
+	defer cancel()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_, err = await(g, ctx, func() raft.ApplyFuture { return g.raft.Apply(nil, g.opt.StuckAfter) })
+	}()
+	slow := time.NewTimer(g.opt.SilentAfter)
+	defer slow.Stop()
+	select {
+	case <-done:
+		return err
+	case <-slow.C:
+	}
+	g.fallSilent()
+	if <-done; !errors.Is(err, context.DeadlineExceeded) {
+		g.transport.silent.Store(false) // it is over: with that command, or with the term
+	}
+	return err
+}
+
+// fallSilent stops the heartbeats of a leader that cannot commit. A majority whose
+// disks are slow must not change its leader all the time for that, so it is done
+// seldom.
+func (g *Group) fallSilent() {
+	now := time.Now()
+	if now.Sub(g.silentAt) < g.opt.SilentRest || len(g.successors()) == 0 {
+		return
+	}
+	g.silentAt = now
+	g.log.Warn("this master leads and could not commit for a while: the others may elect another", "limit", g.opt.SilentAfter, "dir", g.opt.Dir)
+	g.transport.silent.Store(true)
 }
 
 func (g *Group) stuck() {

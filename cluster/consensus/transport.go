@@ -10,6 +10,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -18,17 +19,19 @@ import (
 	"weedd/cluster"
 )
 
-// transport is raft's, with four things added. The target's raft id goes along
+// transport is raft's, with five things added. The target's raft id goes along
 // with its address down to the stream layer, which has it checked at the other
 // side (see preamble). What each member has acknowledged is noted, for raft
-// keeps that to itself. A node that is to be quiet does not campaign. And a
-// member that was away gets entries as soon as it is back (see awaitHeard).
+// keeps that to itself. A node that is to be quiet does not campaign. A leader that
+// cannot commit falls silent (see fallSilent). And a member that was away gets
+// entries as soon as it is back (see awaitHeard).
 type transport struct {
 	*raft.NetworkTransport
 	group      *Group
 	stream     *stream
 	progress   progress
 	quietUntil time.Time
+	silent     atomic.Bool // no heartbeats, nor entries
 }
 
 // rpcTimeout bounds each call to another member. A follower syncs its disk
@@ -69,6 +72,9 @@ func target(id raft.ServerID, addr raft.ServerAddress) raft.ServerAddress {
 }
 
 func (t *transport) AppendEntries(id raft.ServerID, addr raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	if t.silent.Load() {
+		return errSilent
+	}
 	began := time.Now()
 	err := t.heard(id, addr, t.NetworkTransport.AppendEntries(id, target(id, addr), args, resp))
 	// A heartbeat succeeds on any log; it has neither entries nor predecessor.
@@ -80,6 +86,8 @@ func (t *transport) AppendEntries(id raft.ServerID, addr raft.ServerAddress, arg
 	}
 	return err
 }
+
+var errSilent = errors.New("this node cannot commit, and lets another lead")
 
 // awaitHeard waits until a member has answered a call since then, a heartbeat
 // that is, or this node leads no more. Raft pauses after each failure in a row to
