@@ -43,6 +43,9 @@ type Options struct {
 	Reload <-chan func() config.Config
 	// Ready is called once, when the node first serves all it should. May be nil.
 	Ready func()
+	// Failing is called when something failed that the node cannot do without, before
+	// it ends: that may take for ever on a disk that hangs. May be nil.
+	Failing func(error)
 	// Cut makes this node lose what it sends to the internal and gossip addresses
 	// for which it is true at the moment; for tests. nil is no address.
 	Cut func(addr string) bool
@@ -262,26 +265,35 @@ func (d *Daemon) Run(ctx context.Context) error {
 	g.Go(func() error { return d.watch(inner) })
 	g.Go(func() error {
 		defer cancel()
-		select {
-		case <-ctx.Done():
-			if errors.Is(context.Cause(ctx), ErrKilled) {
-				d.rpc.Stop()
-				return nil
-			}
-			return d.stop()
-		case <-inner.Done():
-			return nil
-		case err := <-d.fatal:
-			return err
-		case err := <-d.mesh.Fatal():
-			return err
+		defer d.rpc.Stop() // or Serve would never return
+		err := d.untilTheEnd(ctx, inner)
+		if err != nil && ctx.Err() == nil && d.opts.Failing != nil {
+			d.opts.Failing(err)
 		}
+		return err
 	})
 	err := g.Wait()
 	if ctx.Err() == nil && err == nil {
 		err = errors.New("stopped without having been told to")
 	}
 	return err
+}
+
+// untilTheEnd waits for what ends the node, and carries out a planned stop.
+func (d *Daemon) untilTheEnd(ctx, inner context.Context) error {
+	select {
+	case <-ctx.Done():
+		if errors.Is(context.Cause(ctx), ErrKilled) {
+			return nil
+		}
+		return d.stop()
+	case <-inner.Done():
+		return context.Cause(inner)
+	case err := <-d.fatal:
+		return err
+	case err := <-d.mesh.Fatal():
+		return err
+	}
 }
 
 // stop is the planned stop. What takes longer than Limits.Stop is cut off.
@@ -318,7 +330,6 @@ func (d *Daemon) stop() error {
 	if err := d.mesh.Leave(ctx); err != nil {
 		d.log.Debug("leave gossip", "err", err)
 	}
-	d.rpc.Stop()
 	return nil
 }
 

@@ -213,7 +213,7 @@ func (p *Port) handshake(conn *tls.Conn) {
 	if !p.trust.named && !looksLikeNode(node) {
 		node = ""
 	}
-	if err := to.deliver(ctx, conn, node); err != nil && p.ctx.Err() == nil {
+	if err := to.deliver(ctx, conn, node); err != nil && p.ctx.Err() == nil && !errors.Is(err, net.ErrClosed) { // that one stops, and says so itself
 		p.log.Warn("internal port: connection refused", "proto", cs.NegotiatedProtocol, "peer", conn.RemoteAddr().String(), "err", err)
 	}
 }

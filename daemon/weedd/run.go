@@ -23,6 +23,7 @@ import (
 type hooks struct {
 	reload  <-chan func() config.Config // reads the configuration again and gives the one to change to; only what changes live differs
 	ready   func()                      // to be called once, when requests are served
+	failing func(error)                 // to be called when the daemon is about to end by itself
 	version string
 }
 
@@ -40,7 +41,7 @@ const heapFloor = 32 << 20
 func runDaemon(ctx context.Context, cfg config.Config, log *slog.Logger, h hooks) error {
 	floor := make([]byte, heapFloor)
 	defer runtime.KeepAlive(floor)
-	d, err := daemon.Open(cfg, daemon.Options{Log: log, Version: h.version, Reload: h.reload, Ready: h.ready})
+	d, err := daemon.Open(cfg, daemon.Options{Log: log, Version: h.version, Reload: h.reload, Ready: h.ready, Failing: h.failing})
 	if err != nil {
 		return err
 	}
@@ -117,6 +118,7 @@ func (p *process) run(ctx context.Context, serve daemonFunc) error {
 	p.cfg.Store(&cfg)
 	p.log, p.logging = newLog(p.stderr, cfg.Log)
 	reload := make(chan func() config.Config, 1)
+	failing := make(chan error, 1)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 
@@ -124,9 +126,9 @@ func (p *process) run(ctx context.Context, serve daemonFunc) error {
 	p.log.Info("starting", "version", version, "config", p.path, "roles", cfg.Roles.String(), "address", cfg.Address, "data", cfg.Data)
 	done := make(chan error, 1)
 	go func() {
-		done <- serve(ctx, cfg, p.log, hooks{reload: reload, ready: func() { p.ready(cfg) }, version: version})
+		done <- serve(ctx, cfg, p.log, hooks{reload: reload, ready: func() { p.ready(cfg) }, failing: func(err error) { failing <- err }, version: version})
 	}()
-	var limit time.Duration
+	var limit time.Duration // for the stop; 0 for none
 	var late <-chan time.Time
 	for {
 		select {
@@ -134,6 +136,9 @@ func (p *process) run(ctx context.Context, serve daemonFunc) error {
 			return p.end(ctx, err)
 		case <-late:
 			return p.end(ctx, fmt.Errorf("it does not stop: a disk that hangs, most likely; it was given limits.stop (%v) and %v more, and ends now; nothing that was acknowledged is lost", limit, daemon.StopGrace))
+		case err := <-failing:
+			p.log.Error("stopping: this node cannot go on", "err", err)
+			late = time.After(daemon.StopGrace)
 		case s := <-p.signals:
 			if s == syscall.SIGHUP {
 				select {

@@ -149,6 +149,29 @@ func TestADaemonThatDoesNotStopIsLeft(t *testing.T) {
 	})
 }
 
+func TestADaemonThatFailsAndDoesNotEndIsLeftBehind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "weedd.toml")
+		if err := os.WriteFile(path, []byte(oneNode), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var stderr lockedBuffer
+		stuck := make(chan struct{})
+		defer close(stuck)
+		p := &process{load: func() (config.Config, error) { return config.Load(path, nil) }, deaf: func() {}, stderr: &stderr}
+		began := time.Now()
+		err := p.run(t.Context(), func(_ context.Context, _ config.Config, _ *slog.Logger, h hooks) error {
+			h.failing(errors.New("raft is stuck"))
+			<-stuck
+			return nil
+		})
+		var said *saidError
+		if !errors.As(err, &said) || time.Since(began) != daemon.StopGrace || !strings.Contains(stderr.String(), "raft is stuck") {
+			t.Errorf("ended after %v with %v; log:\n%s", time.Since(began), err, stderr.String())
+		}
+	})
+}
+
 func TestADaemonThatFailsIsLoggedAndReturned(t *testing.T) {
 	t.Parallel()
 	r := start(t)
