@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sync/errgroup"
 
 	"weedd/daemon/client"
 	"weedd/volume"
@@ -105,7 +104,7 @@ func download(ctx context.Context, opt downloadOptions, manifest, dir string, st
 	for _, err := range bad {
 		d.fail(manifest, err)
 	}
-	stopped := d.all(ctx, entries)
+	stopped := all(ctx, opt.jobs, "fetched", entries, d.one, func(e manifestEntry, err error) { d.fail(e.Path, err) })
 	d.progress.done()
 	d.report.Seconds = time.Since(began).Seconds()
 	return errors.Join(d.finish(stdout, stderr), stopped)
@@ -128,38 +127,6 @@ func (d *downloading) fail(file string, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.report.Failed = append(d.report.Failed, fileProblem{file, err.Error()})
-}
-
-// all fetches the entries; its error says why it ended early.
-func (d *downloading) all(ctx context.Context, entries []manifestEntry) error {
-	ctx, stop := context.WithCancelCause(ctx)
-	defer stop(nil)
-	var g errgroup.Group
-	g.SetLimit(d.opt.jobs)
-	var failing streak
-	for _, e := range entries {
-		if ctx.Err() != nil {
-			break
-		}
-		g.Go(func() error {
-			err := d.one(ctx, e)
-			if ctx.Err() != nil && err != nil {
-				return nil // told once, below
-			}
-			if err != nil {
-				d.fail(e.Path, err)
-			}
-			if !failing.after(err) {
-				stop(fmt.Errorf("%d files in a row could not be fetched", longestStreak))
-			}
-			return nil
-		})
-	}
-	_ = g.Wait() // no error is ever returned there
-	if ctx.Err() != nil {
-		return fmt.Errorf("stopped before the end: %w", context.Cause(ctx))
-	}
-	return nil
 }
 
 // one fetches a file beside its place, verifies it, and moves it there.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/term"
 
 	"weedd/daemon/client"
@@ -171,4 +173,37 @@ func (s *streak) after(err error) bool {
 	}
 	s.n++
 	return s.n < longestStreak
+}
+
+// all works on items, jobs at a time, and tells of each that failed; its error says
+// why it ended early. verb is what is done to them, as in "stored".
+func all[T any](ctx context.Context, jobs int, verb string, items []T, one func(context.Context, T) error, failed func(T, error)) error {
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	var g errgroup.Group
+	g.SetLimit(jobs)
+	var failing streak
+	for _, item := range items {
+		if ctx.Err() != nil {
+			break
+		}
+		g.Go(func() error {
+			err := one(ctx, item)
+			if ctx.Err() != nil && err != nil {
+				return nil // told once, below
+			}
+			if err != nil {
+				failed(item, err)
+			}
+			if !failing.after(err) {
+				stop(fmt.Errorf("%d files in a row could not be %s", longestStreak, verb))
+			}
+			return nil
+		})
+	}
+	_ = g.Wait() // no error is ever returned there
+	if ctx.Err() != nil {
+		return fmt.Errorf("stopped before the end: %w", context.Cause(ctx))
+	}
+	return nil
 }

@@ -16,7 +16,6 @@ import (
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sync/errgroup"
 
 	"weedd/daemon/client"
 )
@@ -119,7 +118,7 @@ func upload(ctx context.Context, opt uploadOptions, args []string, stdout, stder
 		total += f.size
 	}
 	u.progress = newProgress(stderr, "uploading", total, true)
-	stopped := u.all(ctx, files)
+	stopped := all(ctx, opt.jobs, "stored", files, u.one, func(f found, err error) { u.fail(f.file, err) })
 	u.progress.done()
 	u.report.Seconds = time.Since(began).Seconds()
 	return errors.Join(u.finish(stdout, stderr), stopped)
@@ -224,38 +223,6 @@ func (u *uploading) skip(file, why string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.report.Skipped = append(u.report.Skipped, fileProblem{file, why})
-}
-
-// all uploads the files; its error says why it ended early.
-func (u *uploading) all(ctx context.Context, files []found) error {
-	ctx, stop := context.WithCancelCause(ctx)
-	defer stop(nil)
-	var g errgroup.Group
-	g.SetLimit(u.opt.jobs)
-	var failing streak
-	for _, f := range files {
-		if ctx.Err() != nil {
-			break
-		}
-		g.Go(func() error {
-			err := u.one(ctx, f)
-			if ctx.Err() != nil && err != nil {
-				return nil // told once, below
-			}
-			if err != nil {
-				u.fail(f.file, err)
-			}
-			if !failing.after(err) {
-				stop(fmt.Errorf("%d files in a row could not be stored", longestStreak))
-			}
-			return nil
-		})
-	}
-	_ = g.Wait() // no error is ever returned there
-	if ctx.Err() != nil {
-		return fmt.Errorf("stopped before the end: %w", context.Cause(ctx))
-	}
-	return nil
 }
 
 // one uploads a file.
