@@ -89,3 +89,17 @@ func TestFullDisksRefuseWritesWithoutEndlessElections(t *testing.T) {
 		c.node(n).fs.SetFault(nil)
 	}
 }
+
+func TestACopyThatComesBackAnswersNoReadWithWhatIsOld(t *testing.T) {
+	t.Parallel()
+	c := start(t, "a", "b")
+	c.master.grow(1, spec001, "a", "b")
+	c.open(1, 2)
+	id := fileID(1, 1)
+	c.node("a").mustPut(t, id, "old")
+	c.wantFile("b", id, "old")
+	c.halt("b")
+	c.node("a").mustPut(t, id, "new")
+	c.boot("b", c.node("b").fs)
+	c.wantFile("b", id, "new") // before the masters have said anything, or it has caught up
+}
