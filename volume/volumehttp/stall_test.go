@@ -4,6 +4,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/iotest"
 	"testing/synctest"
@@ -19,9 +20,9 @@ func TestOnlyTheNodesTimeCounts(t *testing.T) {
 		givenUp      bool
 	}{"both are well": {0, 0, false}, "a slow client": {0, 3 * chunkStall, false}, "a slow node": {chunkStall - 1, 0, false}, "a node that stalls": {2 * chunkStall, 0, true}} {
 		synctest.Test(t, func(t *testing.T) {
-			givenUp := false
+			var givenUp atomic.Bool // each stall gives it up anew
 			bytes := iotest.OneByteReader(strings.NewReader("abc"))
-			p := &piece{n: 3, cancel: func() { givenUp = true }, resp: &http.Response{Body: io.NopCloser(readerFunc(func(b []byte) (int, error) {
+			p := &piece{n: 3, cancel: func() { givenUp.Store(true) }, resp: &http.Response{Body: io.NopCloser(readerFunc(func(b []byte) (int, error) {
 				time.Sleep(c.node)
 				return bytes.Read(b)
 			}))}}
@@ -32,8 +33,8 @@ func TestOnlyTheNodesTimeCounts(t *testing.T) {
 			if err := p.copyTo(to); err != nil || to.n != 3 {
 				t.Errorf("%s: %d bytes, %v", why, to.n, err)
 			}
-			if synctest.Wait(); givenUp != c.givenUp {
-				t.Errorf("%s: given up is %v", why, givenUp)
+			if synctest.Wait(); givenUp.Load() != c.givenUp {
+				t.Errorf("%s: given up is %v", why, givenUp.Load())
 			}
 		})
 	}
