@@ -267,16 +267,22 @@ type CompactOrder struct {
 }
 
 // Drop is a committed order to delete one copy (rule R14). If Deleted, the
-// whole volume was deleted and no other copy need exist. Otherwise the node
+// whole volume was deleted and no other copy need exist. If Forgotten, and not
+// Deleted, so was it because all copies were given up for lost: the files are set
+// aside; a build that does not know the word leaves them. Otherwise the node
 // deletes only that copy, and only after the copies in Keep have told it, now,
 // that they are at Epoch or later with its committed length.
 type Drop struct {
-	Volume  ID       `json:"volume"`
-	Copy    CopyID   `json:"copy"`
-	Epoch   Epoch    `json:"epoch"`
-	Deleted bool     `json:"deleted,omitempty"`
-	Keep    []Holder `json:"keep,omitempty"`
+	Volume    ID       `json:"volume"`
+	Copy      CopyID   `json:"copy"`
+	Epoch     Epoch    `json:"epoch"`
+	Deleted   bool     `json:"deleted,omitempty"`
+	Forgotten bool     `json:"forgotten,omitempty"`
+	Keep      []Holder `json:"keep,omitempty"`
 }
+
+// Ended reports whether the whole volume is no more.
+func (d Drop) Ended() bool { return d.Deleted || d.Forgotten }
 
 // AskKind is what a primary asks the leader for.
 type AskKind string

@@ -30,6 +30,7 @@ type Catalog struct {
 	ceiling   volume.Key // keys below it may have been given out
 	maxVolume volume.ID
 	deleted   []idRange       // sorted, apart from one another
+	forgotten []idRange       // as deleted, by hand: their copies are kept
 	volumes   []*volume.Entry // sorted by id
 	drains    []Drain         // sorted by node and directory
 	waived    []volume.NodeID // sorted; see Recovered
@@ -68,12 +69,15 @@ func (c *Catalog) Volume(id volume.ID) (*volume.Entry, bool) {
 
 // Deleted reports whether id was a volume once and is deleted for ever.
 func (c *Catalog) Deleted(id volume.ID) bool {
-	for _, r := range c.deleted {
-		if id >= r.From && id <= r.To {
-			return true
-		}
-	}
-	return false
+	return within(c.deleted, id) || c.Forgotten(id)
+}
+
+// Forgotten reports whether id was deleted because an operator gave all its copies
+// up for lost: one that comes back after all is kept aside.
+func (c *Catalog) Forgotten(id volume.ID) bool { return within(c.forgotten, id) }
+
+func within(ranges []idRange, id volume.ID) bool {
+	return slices.ContainsFunc(ranges, func(r idRange) bool { return id >= r.From && id <= r.To })
 }
 
 // Collections lists the names in use, sorted.
@@ -157,6 +161,7 @@ type Change struct {
 // Delete ends volumes for ever; unknown ids are passed over.
 type Delete struct {
 	Volumes []volume.ID `json:"volumes"`
+	Forget  bool        `json:"forget,omitempty"` // all their copies are lost, an operator said; see Catalog.Forgotten
 }
 
 // Block is a range of keys, To excluded.
@@ -341,7 +346,12 @@ func (c *Catalog) delete(cmd Delete) {
 			kept = append(kept, e)
 		}
 	}
-	c.volumes, c.deleted = kept, merge(c.deleted, ended)
+	c.volumes = kept
+	if cmd.Forget {
+		c.forgotten = merge(c.forgotten, ended)
+	} else {
+		c.deleted = merge(c.deleted, ended)
+	}
 }
 
 // merge adds ranges to sorted ones, in a new slice.
@@ -451,13 +461,16 @@ func holds(hs []volume.Holder, node volume.NodeID) bool {
 	return slices.ContainsFunc(hs, func(h volume.Holder) bool { return h.Node == node })
 }
 
-// snapshot is the form on disk. Fields are only ever added.
+// snapshot is the form on disk. Fields are only ever added. A build that does not
+// know Forgotten takes copies of such volumes for ones that nothing explains, and
+// leaves them alone.
 type snapshot struct {
 	Format    int             `json:"format"`
 	Cluster   string          `json:"cluster"`
 	Ceiling   volume.Key      `json:"ceiling"`
 	MaxVolume volume.ID       `json:"max_volume"`
 	Deleted   []idRange       `json:"deleted,omitempty"`
+	Forgotten []idRange       `json:"forgotten,omitempty"`
 	Volumes   []*volume.Entry `json:"volumes,omitempty"`
 	Drains    []Drain         `json:"drains,omitempty"`
 	Waived    []volume.NodeID `json:"waived,omitempty"`
@@ -467,7 +480,7 @@ const snapshotFormat = 1
 
 // Write writes the catalog for Read.
 func (c *Catalog) Write(w io.Writer) error {
-	err := json.NewEncoder(w).Encode(snapshot{snapshotFormat, c.cluster, c.ceiling, c.maxVolume, c.deleted, c.volumes, c.drains, c.waived})
+	err := json.NewEncoder(w).Encode(snapshot{snapshotFormat, c.cluster, c.ceiling, c.maxVolume, c.deleted, c.forgotten, c.volumes, c.drains, c.waived})
 	if err != nil {
 		return fmt.Errorf("write catalog snapshot: %w", err)
 	}
@@ -486,7 +499,7 @@ func Read(r io.Reader) (*Catalog, error) {
 	if err := s.check(); err != nil {
 		return nil, fmt.Errorf("read catalog snapshot: %w", err)
 	}
-	return &Catalog{s.Cluster, s.Ceiling, s.MaxVolume, s.Deleted, s.Volumes, s.Drains, s.Waived}, nil
+	return &Catalog{s.Cluster, s.Ceiling, s.MaxVolume, s.Deleted, s.Forgotten, s.Volumes, s.Drains, s.Waived}, nil
 }
 
 // check refuses a snapshot that no commands could have led to: a master that

@@ -201,6 +201,30 @@ func TestADeletedVolumeIsGoneForEverAndItsIDIsNotUsedAgain(t *testing.T) {
 	}
 }
 
+// A copy of a volume that was given up for lost is kept, should it come back: that it
+// was is remembered, also by who reads a snapshot.
+func TestAForgottenVolumeIsDeletedAndRememberedAsSuch(t *testing.T) {
+	t.Parallel()
+	good := catalog.NewVolume{Primary: "a", Holders: holders("a1")}
+	c, _ := apply(t, catalog.New(), growCommand(good, good, good))
+	c, _ = apply(t, c, catalog.Command{Delete: &catalog.Delete{Volumes: []volume.ID{1}}})
+	c, _ = apply(t, c, catalog.Command{Delete: &catalog.Delete{Volumes: []volume.ID{1, 2, 9}, Forget: true}})
+	again, err := catalog.Read(strings.NewReader(write(c)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []*catalog.Catalog{c, again} {
+		for id, want := range map[volume.ID]struct{ deleted, forgotten bool }{1: {true, false}, 2: {true, true}, 3: {}, 9: {}} {
+			if c.Deleted(id) != want.deleted || c.Forgotten(id) != want.forgotten {
+				t.Errorf("volume %d: deleted %v, forgotten %v", id, c.Deleted(id), c.Forgotten(id))
+			}
+		}
+		if _, res := apply(t, c, growCommand(good)); res.Entries[0].Volume != 4 {
+			t.Errorf("the next volume is %d", res.Entries[0].Volume)
+		}
+	}
+}
+
 func TestAClusterIsFoundedOnce(t *testing.T) {
 	t.Parallel()
 	c, _ := apply(t, catalog.New(), catalog.Command{Found: &catalog.Found{Cluster: "x"}})
@@ -315,7 +339,7 @@ func command(t *rapid.T, c *catalog.Catalog) catalog.Command {
 	case 1:
 		return growCommand(catalog.NewVolume{Primary: node.Draw(t, "primary"), Holders: some("holder")})
 	case 2:
-		return catalog.Command{Delete: &catalog.Delete{Volumes: []volume.ID{volume.ID(rapid.IntRange(0, 6).Draw(t, "delete"))}}}
+		return catalog.Command{Delete: &catalog.Delete{Volumes: []volume.ID{volume.ID(rapid.IntRange(0, 6).Draw(t, "delete"))}, Forget: rapid.Bool().Draw(t, "forget")}}
 	case 3:
 		return catalog.Command{Drain: &catalog.Drain{Node: node.Draw(t, "drain"), Undo: rapid.Bool().Draw(t, "undo")}}
 	}
@@ -439,7 +463,7 @@ func checkStep(t *rapid.T, old, next *catalog.Catalog, cmd catalog.Command) {
 
 func FuzzDecode(f *testing.F) {
 	for _, cmd := range []catalog.Command{
-		{Found: &catalog.Found{Cluster: "x"}}, {Keys: &catalog.Keys{Count: 3}}, {Delete: &catalog.Delete{Volumes: []volume.ID{1}}}, {Drain: &catalog.Drain{Node: "a", Dir: "/d"}},
+		{Found: &catalog.Found{Cluster: "x"}}, {Keys: &catalog.Keys{Count: 3}}, {Delete: &catalog.Delete{Volumes: []volume.ID{1}, Forget: true}}, {Drain: &catalog.Drain{Node: "a", Dir: "/d"}},
 		growCommand(catalog.NewVolume{Primary: "a", Holders: holders("a1 b2")}), changeCommand(catalog.Change{Version: 1, Next: volume.Entry{Volume: 1, State: volume.StateOpen, Primary: "b", InSync: holders("a1 b2")}}),
 	} {
 		f.Add(cmd.Encode())

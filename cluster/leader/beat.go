@@ -186,7 +186,7 @@ func (s *stream) drops(cat *catalog.Catalog, now time.Time) []volume.Drop {
 			continue
 		}
 		s.dropped[key] = now
-		s.t.log.Info("drop ordered", "peer", s.node, "volume", d.Volume, "copy", d.Copy, "epoch", d.Epoch, "deleted", d.Deleted)
+		s.t.log.Info("drop ordered", "peer", s.node, "volume", d.Volume, "copy", d.Copy, "epoch", d.Epoch, "deleted", d.Deleted, "forgotten", d.Forgotten)
 		out = append(out, d)
 	}
 	for key, last := range s.dropped {

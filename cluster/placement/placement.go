@@ -64,9 +64,10 @@ type Copy struct {
 
 // Stray is a copy that a node reports and the catalog does not name.
 type Stray struct {
-	Node    volume.NodeID
-	Report  *volume.CopyReport
-	Deleted bool // the whole volume was deleted
+	Node      volume.NodeID
+	Report    *volume.CopyReport
+	Deleted   bool // the whole volume was deleted
+	Forgotten bool // it was, because all its copies were given up for lost
 }
 
 // Settings are the operator's numbers. The zero value means the defaults.

@@ -598,12 +598,13 @@ func TestDropsAreOrderedOnlyForDeletedVolumesAndSurplusCopies(t *testing.T) {
 		return placement.Stray{Node: node, Report: &volume.CopyReport{Volume: id, Copy: 9}, Deleted: deleted}
 	}
 	got := placement.Drops([]placement.Stray{
-		stray(5, "3", true),  // deleted
+		stray(5, "3", true), // deleted
+		{Node: "3", Report: &volume.CopyReport{Volume: 6, Copy: 9}, Deleted: true, Forgotten: true},
 		stray(1, "3", false), // surplus
 		stray(2, "3", false), // too few others
 		stray(4, "3", false), // nothing explains it
 	}, entry)
-	want := []volume.Drop{{Volume: 1, Copy: 9, Epoch: 7, Keep: hs("1.1", "2.2")}, {Volume: 5, Copy: 9, Deleted: true}}
+	want := []volume.Drop{{Volume: 1, Copy: 9, Epoch: 7, Keep: hs("1.1", "2.2")}, {Volume: 5, Copy: 9, Deleted: true}, {Volume: 6, Copy: 9, Forgotten: true}}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v", got)
 	}

@@ -491,7 +491,7 @@ func (d *draft) step() (Step, bool) {
 }
 
 // Drops says which of the copies that a node reports it may delete (rule R14):
-// those of deleted volumes, and those that an entry with enough copies in sync
+// those of deleted volumes, which it sets aside if they were forgotten, and those that an entry with enough copies in sync
 // does not name. entry gives the newest entry of a volume. The node checks again
 // before it deletes.
 func Drops(strays []Stray, entry func(volume.ID) (*volume.Entry, bool)) []volume.Drop {
@@ -502,7 +502,7 @@ func Drops(strays []Stray, entry func(volume.ID) (*volume.Entry, bool)) []volume
 			continue // files of SeaweedFS are never deleted
 		}
 		if s.Deleted {
-			out = append(out, volume.Drop{Volume: r.Volume, Copy: r.Copy, Deleted: true})
+			out = append(out, volume.Drop{Volume: r.Volume, Copy: r.Copy, Deleted: !s.Forgotten, Forgotten: s.Forgotten})
 			continue
 		}
 		e, ok := entry(r.Volume)

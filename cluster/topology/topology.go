@@ -480,7 +480,7 @@ func (m *Map) straysLocked(cat *catalog.Catalog, id volume.NodeID) []placement.S
 				continue
 			}
 		}
-		out = append(out, placement.Stray{Node: id, Report: r, Deleted: !ok && cat.Deleted(vid)})
+		out = append(out, placement.Stray{Node: id, Report: r, Deleted: !ok && cat.Deleted(vid), Forgotten: !ok && cat.Forgotten(vid)})
 	}
 	slices.SortFunc(out, func(a, b placement.Stray) int { return cmp.Compare(a.Report.Volume, b.Report.Volume) })
 	return out

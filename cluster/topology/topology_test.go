@@ -194,8 +194,12 @@ func TestTheViewJoinsReportsWithDecisions(t *testing.T) {
 		t.Errorf("strays %+v", v.Strays)
 	}
 	cat, _ = cat.Apply(catalog.Command{Delete: &catalog.Delete{Volumes: []volume.ID{1}}})
-	if v := m.View(cat, at(1600)); len(v.Strays) != 2 || !v.Strays[0].Deleted || v.Strays[1].Deleted {
+	if v := m.View(cat, at(1600)); len(v.Strays) != 2 || !v.Strays[0].Deleted || v.Strays[0].Forgotten || v.Strays[1].Deleted {
 		t.Errorf("strays after the delete %+v", v.Strays)
+	}
+	forgot, _ := two(t).Apply(catalog.Command{Delete: &catalog.Delete{Volumes: []volume.ID{1}, Forget: true}})
+	if s := m.Strays(forgot, "o"); len(s) != 2 || !s[0].Forgotten || s[1].Forgotten {
+		t.Errorf("strays after it was forgotten %+v", s)
 	}
 	if got := m.Silent(cat); len(got) != 0 {
 		t.Errorf("a node without an address would be probed: %+v", got)

@@ -92,7 +92,7 @@ func (s *Server) drop(ctx context.Context, d volume.Drop) error {
 	v, err := s.opts.Store.Volume(d.Volume)
 	switch {
 	case errors.Is(err, volume.ErrNoVolume):
-		if d.Deleted {
+		if d.Ended() {
 			s.forget(d.Volume, math.MaxUint64, 0)
 		}
 		s.reportGone(d.Volume)
@@ -106,6 +106,8 @@ func (s *Server) drop(ctx context.Context, d volume.Drop) error {
 	version := uint64(math.MaxUint64) // no entry will ever name a copy of a deleted volume
 	end := s.remove
 	switch {
+	case d.Forgotten:
+		end = s.putAside(errForgotten)
 	case d.Deleted && !s.opts.Ledger.Ordered(d.Volume, d.Copy):
 		end = s.putAside(errFound)
 	case !d.Deleted:
@@ -119,7 +121,7 @@ func (s *Server) drop(ctx context.Context, d volume.Drop) error {
 	}
 	k := s.keep(d.Volume)
 	defer s.free(d.Volume, k)
-	if r := s.copy(d.Volume); r != nil && !d.Deleted {
+	if r := s.copy(d.Volume); r != nil && !d.Ended() {
 		if h, _, ok := r.Entry().Holder(s.opts.Node); ok && h.Copy == d.Copy && r.Entry().Epoch >= d.Epoch {
 			return fmt.Errorf("%w: an entry names it again", volume.ErrStale)
 		}
@@ -163,6 +165,9 @@ var errOther = errors.New("the copies that stay have other bytes than it")
 // came with its disk, which may be one of another cluster with a volume of that
 // number.
 var errFound = errors.New("its volume was deleted, and it was not made on this node")
+
+// errForgotten says of a copy that came back that its volume was given up.
+var errForgotten = errors.New("its volume was given up for lost (weedd forget) before this copy came back")
 
 func (s *Server) reportGone(id volume.ID) {
 	s.mu.Lock()

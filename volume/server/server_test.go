@@ -422,6 +422,28 @@ func TestACopyThatCameWithItsDiskIsNotDeleted(t *testing.T) {
 	})
 }
 
+// A host was thought to have burned, and is back: its copy, which it made by order, may
+// be the only one.
+func TestACopyOfAForgottenVolumeIsSetAsideAndItsFilesAreKept(t *testing.T) {
+	t.Parallel()
+	c := start(t, "a")
+	c.master.grow(1, spec000, "a")
+	c.open(1, 1)
+	c.node("a").mustPut(t, fileID(1, 1), "the only one")
+	h := c.master.entry(1).InSync[0]
+	c.master.mu.Lock()
+	delete(c.master.entries, 1)
+	c.master.mu.Unlock()
+	c.master.order("a", volume.Drop{Volume: 1, Copy: h.Copy, Forgotten: true})
+	c.eventually("the volume is not served", func() bool { _, err := c.node("a").disk.Volume(1); return errors.Is(err, volume.ErrNoVolume) })
+	c.eventually("it is set aside", func() bool {
+		c.master.mu.Lock()
+		defer c.master.mu.Unlock()
+		a := c.master.aside["a"]
+		return len(a) == 1 && a[0].Moved && strings.Contains(a[0].Reason, "weedd forget")
+	})
+}
+
 // An adoption that was ordered anew in the moment when the older order was carried
 // out: the leader must hear of the copy that is there.
 func TestACopyAdoptedByAnOlderOrderIsReported(t *testing.T) {
