@@ -17,7 +17,7 @@ func TestWhatWasMovedAsideIsOneLine(t *testing.T) {
 	}
 	got := asideProblems(n)
 	if len(got) != 2 || got[0] != fail("volume server a: /d/7.dat is set aside: torn") ||
-		got[1] != warn("volume server a: 100 folders of replaced files are set aside, for you to delete; one of them is /d/aside/1: replaced") {
+		got[1] != warn("volume server a: 100 folders of files that are not served are set aside, for you to look at and delete; one of them is /d/aside/1: replaced") {
 		t.Errorf("%+v", got)
 	}
 }

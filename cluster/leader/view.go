@@ -184,8 +184,8 @@ func nodeProblems(nodes []cluster.ViewNode, drains []cluster.ViewDrain) (out []c
 	return out
 }
 
-// asideProblems names the volumes that are set aside. What was moved is elsewhere
-// as well, and is kept for an operator to look at; one line is for all of it.
+// asideProblems names the volumes that are set aside. What was moved is kept for an
+// operator to look at, and may be nowhere else; one line is for all of it.
 func asideProblems(n cluster.ViewNode) (out []cluster.ViewProblem) {
 	moved := 0
 	var last volume.SetAside
@@ -200,7 +200,7 @@ func asideProblems(n cluster.ViewNode) (out []cluster.ViewProblem) {
 	case moved == 1:
 		out = append(out, warn("volume server %s: %s is set aside: %s", n.ID, last.Path, last.Reason))
 	case moved > 1:
-		out = append(out, warn("volume server %s: %d folders of replaced files are set aside, for you to delete; one of them is %s: %s", n.ID, moved, last.Path, last.Reason))
+		out = append(out, warn("volume server %s: %d folders of files that are not served are set aside, for you to look at and delete; one of them is %s: %s", n.ID, moved, last.Path, last.Reason))
 	}
 	return out
 }
