@@ -9,6 +9,7 @@ type Operation struct {
 	Explain *volume.ID   `json:"explain,omitempty"`
 	Remove  *RemoveVoter `json:"remove,omitempty"`
 	Promote *Promote     `json:"promote,omitempty"`
+	Forget  *Forget      `json:"forget,omitempty"`
 }
 
 // Drain asks for a node, or one directory of it, to be emptied. It holds until it
@@ -39,10 +40,18 @@ type Promote struct {
 	DryRun bool      `json:"dry_run,omitempty"`
 }
 
+// Forget asks for volumes to end of which every copy is lost for good. All of them
+// or none: it is refused if one of them may have a copy somewhere. DryRun, to tell only
+// what is given up.
+type Forget struct {
+	Volumes []volume.ID `json:"volumes"`
+	DryRun  bool        `json:"dry_run,omitempty"`
+}
+
 // Outcome is the answer to an Operation.
 type Outcome struct {
 	Drain   *ViewDrain    `json:"drain,omitempty"`   // of Drain, unless it was undone
-	Volumes []Explanation `json:"volumes,omitempty"` // of Repair, Explain and Promote, by volume
+	Volumes []Explanation `json:"volumes,omitempty"` // of Repair, Explain, Promote and Forget, by volume
 	More    int           `json:"more,omitempty"`    // volumes that were left out for their number
 }
 

@@ -34,6 +34,8 @@ func (l *Leader) Operate(ctx context.Context, op cluster.Operation) (cluster.Out
 		return t.explain(*op.Explain)
 	case op.Promote != nil:
 		return t.promote(ctx, *op.Promote)
+	case op.Forget != nil:
+		return t.forget(ctx, *op.Forget)
 	case op.Remove != nil && t.opt.Remove != nil:
 		return cluster.Outcome{}, t.opt.Remove(ctx, op.Remove.Master)
 	}
@@ -160,6 +162,26 @@ func (t *term) promote(ctx context.Context, p cluster.Promote) (cluster.Outcome,
 	}
 	t.log.Warn("copy promoted, by hand", "volume", p.Volume, "peer", node.ID, "epoch", e.Next.Epoch, "reason", why)
 	return cluster.Outcome{Volumes: []cluster.Explanation{e}}, nil
+}
+
+// forget ends volumes that have no copy left, or tells what is lost by that.
+func (t *term) forget(ctx context.Context, f cluster.Forget) (out cluster.Outcome, err error) {
+	cat, _ := t.opt.Log.Catalog()
+	if out.Volumes, err = placement.Forget(t.topo.View(cat, time.Now()), f.Volumes); err != nil {
+		return cluster.Outcome{}, err
+	}
+	if !f.DryRun {
+		res, err := t.opt.Log.Propose(ctx, catalog.Command{Delete: &catalog.Delete{Volumes: f.Volumes, Forget: true}})
+		if err := cmp.Or(err, res.Err); err != nil {
+			return cluster.Outcome{}, fmt.Errorf("forget: %w", err)
+		}
+		for _, e := range out.Volumes {
+			t.log.Warn("volume forgotten, by hand", "volume", e.Entry.Volume, "reason", e.Why)
+		}
+	}
+	shown := min(len(out.Volumes), explainMost)
+	out.Volumes, out.More = out.Volumes[:shown], len(out.Volumes)-shown
+	return out, nil
 }
 
 // explain tells what the loop sees and does of one volume.

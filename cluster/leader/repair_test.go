@@ -255,6 +255,59 @@ func TestWhatIsExplained(t *testing.T) {
 	})
 }
 
+// Volumes with one copy wait for ever for a host that burned, and so does its drain,
+// until an operator gives them up. What comes back after all is kept.
+func TestAnOperatorMayForgetVolumesOfWhichNoCopyIsLeft(t *testing.T) {
+	in(t, func(t *testing.T) {
+		l := grown(t, 0, "a", "b")
+		dead := l.on("b")
+		if len(dead) == 0 || len(l.on("a")) == 0 {
+			t.Fatalf("b has %v, a has %v", dead, l.on("a"))
+		}
+		forget := func(dry bool, ids ...volume.ID) error {
+			out, err := l.current().Operate(context.Background(), cluster.Operation{Forget: &cluster.Forget{Volumes: ids, DryRun: dry}})
+			if err == nil && (len(out.Volumes) != len(ids) || !out.Volumes[0].Delete || !strings.Contains(out.Volumes[0].Why, "the copy on node b (its node has been away for")) {
+				t.Errorf("%+v", out)
+			}
+			return err
+		}
+		if err := forget(false, dead...); !errors.Is(err, volume.ErrBadRequest) || !strings.Contains(err.Error(), "node b is there") {
+			t.Errorf("while its copies are there: %v", err)
+		}
+		l.kill("b")
+		l.operate(cluster.Operation{Drain: &cluster.Drain{Node: "b"}})
+		time.Sleep(time.Hour)
+		if err := forget(false, append(l.on("a"), dead...)...); !errors.Is(err, volume.ErrBadRequest) || len(l.on("b")) != len(dead) {
+			t.Errorf("with some that are there: %v; b has %v", err, l.on("b"))
+		}
+		if err := forget(true, dead...); err != nil || len(l.on("b")) != len(dead) {
+			t.Errorf("a dry run: %v; b has %v", err, l.on("b"))
+		}
+		if n := len(l.errors()); n < len(dead) {
+			t.Errorf("%d errors before", n)
+		}
+		if err := forget(false, dead...); err != nil {
+			t.Fatal(err)
+		}
+		l.within(time.Minute, "nothing is wrong any more", func() bool { return len(l.errors()) == 0 && l.whole("b") })
+		if err := forget(false, dead...); !errors.Is(err, volume.ErrNotFound) {
+			t.Errorf("forgotten twice: %v", err)
+		}
+		l.start("b")
+		l.within(time.Minute, "orders for what came back", func() bool { return len(l.server("b").dropsSeen()) == len(dead) })
+		for _, d := range l.server("b").dropsSeen() {
+			if d.Deleted || !d.Forgotten || !slices.Contains(dead, d.Volume) {
+				t.Errorf("%+v", d)
+			}
+		}
+	})
+}
+
+// errors lists what the view calls an error.
+func (l *lab) errors() []cluster.ViewProblem {
+	return slices.DeleteFunc(l.view().Problems, func(p cluster.ViewProblem) bool { return p.Severity != cluster.SeverityError })
+}
+
 // A volume whose only copy in sync is lost waits, whatever other copies have, until an
 // operator gives the lost one up.
 func TestAnOperatorMayGoOnWithACopyThatFellBehind(t *testing.T) {

@@ -115,7 +115,7 @@ func (p *plan) waits(vol *Volume) (out []string) {
 		return out
 	}
 	if !p.ledBy(vol) {
-		say("no copy in sync can be reached, and no other may lead, however long it is (rule R7): it waits for one of them; if all are lost for good, weedd promote goes on with another, and says what that costs")
+		say("no copy in sync can be reached, and no other may lead, however long it is (rule R7): it waits for one of them; if all are lost for good, weedd promote goes on with another, and says what that costs; if there is no other, weedd forget gives the volume up")
 		return out
 	}
 	d := &draft{plan: p, vol: vol, next: *e}

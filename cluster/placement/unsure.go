@@ -98,7 +98,7 @@ func (p *plan) newest(vol *Volume) (best kept, others []kept, why string) {
 	}
 	switch {
 	case len(all) == 0:
-		return best, nil, "no node has a copy of it"
+		return best, nil, "no node has a copy of it (if all are lost for good, weedd forget gives the volume up)"
 	case all[0].report.Generation < vol.Entry.Generation:
 		return best, nil, fmt.Sprintf("the newest copy, on node %s, is of generation %d; the entry is of %d", all[0].holder.Node, all[0].report.Generation, vol.Entry.Generation)
 	}

@@ -350,6 +350,56 @@ Without --yes it only tells what would be given up.` + fromMasters + operateExit
 	return cmd
 }
 
+func newForgetCommand() *cobra.Command {
+	var o operator
+	var yes bool
+	cmd := &cobra.Command{
+		Use:   "forget VOLUME...",
+		Short: "Give volumes up of which every copy is lost for good",
+		Long: `Forget is for volumes that wait for ever because every copy of them is lost for good, as
+those with one copy are when its host burned: weedd repair --dry-run names them. It ends
+them, so that weedd status --whole no longer misses them. Their files are given up, and
+their numbers are never used again. A copy that comes back after all is not served: its
+files are set aside on its host, where weedd volume export reads them.
+
+Nothing is done while a node that is there has a copy of one of them, whatever is wrong
+with it: weedd promote may go on with that one. Nor while a node has not told yet what it
+has. To give up such a copy too, stop the daemon there first.
+
+Without --yes it only tells what would be given up.` + fromMasters + operateExits,
+		Example: `  weedd repair --dry-run
+  weedd forget 7 12
+  weedd forget 7 12 --yes`,
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			f := cluster.Forget{DryRun: !yes}
+			for _, arg := range args {
+				id, err := volume.ParseID(arg)
+				if err != nil {
+					return &toolError{exitUsage, err}
+				}
+				f.Volumes = append(f.Volumes, id)
+			}
+			out, err := o.do(cmd.Context(), cluster.Operation{Forget: &f})
+			if err != nil {
+				return err
+			}
+			if o.json {
+				err = printJSON(cmd.OutOrStdout(), out)
+			} else {
+				err = printRepair(cmd.OutOrStdout(), out)
+			}
+			if err == nil && !yes {
+				err = &toolError{exitUsage, errors.New("nothing was done; say --yes if all copies are lost for good")}
+			}
+			return err
+		},
+	}
+	o.flags(cmd)
+	cmd.Flags().BoolVar(&yes, "yes", false, "all copies are lost for good")
+	return cmd
+}
+
 func newMasterCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "master",

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -97,7 +98,7 @@ func TestRefusedOperationsExitWith1AndUnansweredOnesWith2(t *testing.T) {
 	t.Parallel()
 	m := startMaster(t)
 	m.answers(401, map[string]string{"error": "ask on the host of a master"})
-	for _, args := range [][]string{{"drain", "x"}, {"repair"}, {"explain", "7"}, {"promote", "7", "x"}, {"master", "remove", "x"}} {
+	for _, args := range [][]string{{"drain", "x"}, {"repair"}, {"explain", "7"}, {"promote", "7", "x"}, {"forget", "7"}, {"master", "remove", "x"}} {
 		run := func(more ...string) error {
 			_, _, err := runTool(t, newRoot(), append(args, more...)...)
 			return err
@@ -152,6 +153,28 @@ func TestExplainAndRepairPrintWhatIsDoneAndWhy(t *testing.T) {
 	m.answers(200, cluster.Outcome{})
 	if out, _, _ := runTool(t, newRepairCommand(), "-m", m.addr); out != "all volumes are as they should be\n" {
 		t.Errorf("%q", out)
+	}
+}
+
+// What is given up is told before it is.
+func TestForgetTellsBeforeItDoes(t *testing.T) {
+	t.Parallel()
+	m := startMaster(t)
+	m.answers(200, cluster.Outcome{Volumes: []cluster.Explanation{{Entry: volume.Entry{Volume: 7}, Delete: true, Why: "all is given up"}}})
+	out, _, err := runTool(t, newForgetCommand(), "-m", m.addr, "7", "12")
+	if want := "volume 7: delete: all is given up\n"; out != want || exitCode(err) != exitUsage || !strings.Contains(err.Error(), "--yes") {
+		t.Errorf("%q, want %q (%v)", out, want, err)
+	}
+	if f := m.got().Forget; f == nil || !slices.Equal(f.Volumes, []volume.ID{7, 12}) || !f.DryRun {
+		t.Errorf("asked for %+v", f)
+	}
+	if _, _, err := runTool(t, newForgetCommand(), "-m", m.addr, "7", "--yes"); err != nil || m.got().Forget.DryRun {
+		t.Errorf("with --yes: %+v, %v", m.got().Forget, err)
+	}
+	for _, args := range [][]string{{"7", "x"}, {"7,01637037d6"}} {
+		if _, _, err := runTool(t, newRoot(), append([]string{"forget", "-m", m.addr}, args...)...); exitCode(err) != exitUsage {
+			t.Errorf("%q: exit code %d: %v", args, exitCode(err), err)
+		}
 	}
 }
 
