@@ -5,7 +5,7 @@
 // What the engine assumes of a file system: data is durable once Sync has
 // returned nil; names are durable once SyncDir of their directory has returned
 // nil; Rename replaces a name in one step; after a crash everything else may be
-// there, in part or not at all, in any order.
+// there, in part or not at all, in any order, but no sector of 512 bytes in part.
 package vfs
 
 import (

@@ -3,9 +3,9 @@
 //
 // It is as unkind as package vfs allows: bytes not synced and names whose
 // directory was not synced may be lost in a crash, in any combination that the
-// seed picks, writes may be torn, and after a failed sync what it should have
-// made durable may be gone although a later sync succeeds. Equal seeds and equal
-// calls give equal results.
+// seed picks, writes may be torn between sectors, and after a failed sync what it
+// should have made durable may be gone although a later sync succeeds. Equal seeds
+// and equal calls give equal results.
 package faultfs
 
 import (
@@ -246,10 +246,21 @@ func (w write) tear(data []byte, rng *rand.Rand) []byte {
 		if !w.cut && len(w.data) > 0 {
 			w.data = slices.Clone(w.data)
 			from := rng.IntN(len(w.data))
-			clear(w.data[from : from+rng.IntN(len(w.data)-from)+1])
+			to := from + rng.IntN(len(w.data)-from) + 1
+			clear(w.data[w.border(from):w.border(to+sector-1)])
 		}
 	}
 	return w.apply(data)
+}
+
+// sector is what a disk writes wholly or not at all. Real ones have 512 bytes or
+// more; files in tests are small, and are to meet borders often.
+const sector = 8
+
+// border is the last border of two sectors up to at, an index into the bytes of w,
+// or where those begin or end.
+func (w write) border(at int) int {
+	return min(max(at-int((w.off+int64(at))%sector), 0), len(w.data))
 }
 
 func (w write) apply(data []byte) []byte {

@@ -177,6 +177,35 @@ func TestACrashIsAsTheSeedSays(t *testing.T) {
 	}
 }
 
+// A disk writes a sector wholly or not at all, so a hole has no other borders.
+func TestHolesAreSectors(t *testing.T) {
+	t.Parallel()
+	const off, length = 4, 41 // across borders
+	holes := 0
+	for seed := range uint64(300) {
+		fs := faultfs.New(7)
+		must(t, vfs.Write(fs, "/f", make([]byte, off)))
+		must(t, fs.SyncDir("/"))
+		f, err := fs.OpenFile("/f", os.O_RDWR)
+		must(t, err)
+		_, err = f.WriteAt(bytes.Repeat([]byte("a"), length), off)
+		must(t, err)
+		b, err := vfs.ReadFile(fs.Crash(1+seed), "/f")
+		must(t, err)
+		for i := off + 1; i < len(b); i++ {
+			if b[i] != b[i-1] {
+				holes++
+				if i%8 != 0 {
+					t.Fatalf("seed %d: a border at %d: %q", seed, i, b)
+				}
+			}
+		}
+	}
+	if holes < 20 {
+		t.Errorf("only %d borders of holes", holes)
+	}
+}
+
 // After a failed sync the next one succeeds, and what it should have saved may
 // be gone all the same.
 func TestAFailedSyncIsNotMadeGoodByTheNext(t *testing.T) {
