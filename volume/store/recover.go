@@ -313,13 +313,40 @@ func (r *recovery) walk() error {
 // check decides whether rec, at pos, is one that we wrote and that was not
 // left over from something else.
 func (r *recovery) check(w *walker, rec []byte) error {
-	if err := w.needle.DecodeStrict(rec); err != nil {
+	if err := w.needle.DecodeStrict(rec); err != nil || r.pos < r.ckpt.durable {
 		return err
 	}
-	if w.needle.AppendedAt <= r.last && r.pos >= r.ckpt.durable {
+	if w.needle.AppendedAt <= r.last {
 		return errors.New("append time does not rise")
 	}
-	return nil
+	if w.needle.Cookie != 0 {
+		return nil
+	}
+	// A sector that ends 8 bytes after the record begins, and did not get to the
+	// disk, takes the cookie. No checksum covers that, and the file that the record
+	// replaces would be found no more.
+	before, err := r.cookie(w.needle.Key)
+	if err == nil && before != 0 {
+		err = errors.New("the cookie is not that of the file before")
+	}
+	return err
+}
+
+// cookie is that of the newest record of key before pos, 0 for none. Writers
+// take no record with another one.
+func (r *recovery) cookie(key volume.Key) (volume.Cookie, error) {
+	at := r.index.get(key).offset()
+	if row, ok := r.v.newest[key]; ok {
+		at = row.offset
+	}
+	if at == 0 {
+		return 0, nil
+	}
+	var h [needle.HeaderSize]byte
+	if _, err := r.v.dat().ReadAt(h[:], at); err != nil {
+		return 0, &readError{err}
+	}
+	return needle.ParseHeader(h[:]).Cookie, nil
 }
 
 // take enters a good record. One is published if the checkpoint says so, or if
@@ -333,6 +360,7 @@ func (r *recovery) take(row indexRow) {
 	if !hinted && r.pos > r.ckpt.committed {
 		r.rest = nil
 		v.pending = append(v.pending, pendingRow{row, v.sums.last, r.last})
+		v.newest[row.key] = row
 		return
 	}
 	v.counts.enter(r.index, row)
@@ -371,9 +399,6 @@ func (r *recovery) finish() error {
 	}
 	v.end, v.durable = r.pos, r.pos
 	v.clock = v.appended
-	for _, p := range v.pending {
-		v.newest[p.key] = p.indexRow
-	}
 	if v.appended > 0 {
 		v.modified = time.Unix(0, int64(v.appended))
 	}
