@@ -78,6 +78,7 @@ func (n *node) endDrop(r *run, d volume.Drop, asked time.Duration, verdict error
 	}
 	n.w.checkDrop(r, d.Keep, asked, verdict == nil)
 	n.close(d.Volume)
+	n.gave[d.Volume] = n.w.now
 	end := func() error { return r.disk.store.Remove(d.Volume, d.Copy) }
 	if verdict != nil {
 		end = func() error { return r.disk.store.SetAsideCopy(d.Volume, d.Copy, verdict.Error()) }
@@ -95,8 +96,8 @@ func (n *node) endDrop(r *run, d volume.Drop, asked time.Duration, verdict error
 
 // checkDrop looks at a copy that is about to be dropped: nobody counts on it, and
 // as many of those that stay as the placement asks for have all that is committed
-// in it. One that has lost its disk, or could not sync, since they were asked may
-// have had it then; so had one that has just left the set.
+// in it. One that has lost its disk, could not sync, or left the set and was dropped
+// or replaced, since they were asked may have had it then.
 func (w *world) checkDrop(r *run, keep []volume.Holder, asked time.Duration, deleted bool) {
 	e, t := w.entry(r.id), w.truths[r.id]
 	if slices.Contains(slices.Concat(e.InSync, e.Joining), r.self) {
@@ -108,9 +109,10 @@ func (w *world) checkDrop(r *run, keep []volume.Holder, asked time.Duration, del
 	}
 	have := 0
 	for _, h := range keep {
-		d := w.node(h.Node).disks[r.id]
+		there := w.node(h.Node)
+		d, gave := there.disks[r.id], there.gave[r.id]
 		switch {
-		case w.node(h.Node).mishap >= asked:
+		case there.mishap >= asked, gave > 0 && gave >= asked:
 			have++
 		case h != r.self && d.holds(h.Copy) && t.has(d, &e) >= r.log.Committed():
 			have++

@@ -33,11 +33,12 @@ type node struct {
 	home   *faultfs.FS // its data directory, which a replaced disk leaves alone
 	ledger *store.Ledger
 
-	dieIn    int           // operations on its file systems until it dies, 0 for never
-	dying    bool          // it died within an event: nothing of it gets out any more
-	failures int           // of fsyncs
-	failOnly string        // how the path ends of a file whose fsync may fail
-	mishap   time.Duration // when its disk was replaced or failed last
+	dieIn    int                         // operations on its file systems until it dies, 0 for never
+	dying    bool                        // it died within an event: nothing of it gets out any more
+	failures int                         // of fsyncs
+	failOnly string                      // how the path ends of a file whose fsync may fail
+	mishap   time.Duration               // when its disk was replaced or failed last
+	gave     map[volume.ID]time.Duration // when a copy was last taken from it by order
 
 	running  map[volume.ID]*run
 	adopting map[volume.ID]*adoption         // ordered and not carried out
@@ -70,7 +71,7 @@ func (n *node) every(d time.Duration, do func()) {
 }
 
 func (w *world) newNode(id volume.NodeID) *node {
-	n := &node{w: w, id: id, disks: map[volume.ID]*disk{}, home: faultfs.New(w.rng.Uint64())}
+	n := &node{w: w, id: id, disks: map[volume.ID]*disk{}, home: faultfs.New(w.rng.Uint64()), gave: map[volume.ID]time.Duration{}}
 	n.home.SetNow(n.now)
 	n.openLedger()
 	n.start()
@@ -259,6 +260,7 @@ func (n *node) make(e volume.Entry, h volume.Holder) (*store.Volume, error) {
 		ours = append(ours, 0)
 	}
 	for _, old := range ours {
+		n.gave[e.Volume] = n.w.now
 		if err := d.store.SetAsideCopy(e.Volume, old, "replaced"); err != nil {
 			return nil, err
 		}
