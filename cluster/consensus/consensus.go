@@ -84,9 +84,9 @@ type Options struct {
 	Election          time.Duration // bounds one vote, likewise; 1 s
 	Lease             time.Duration // a leader steps down when it reaches no majority for this long; half of Heartbeat
 	CheckEvery        time.Duration // the watchdog's beat; 0.5 s
-	SilentAfter       time.Duration // a leader that commits nothing for so long lets others call an election, SilentRest after the last time at the earliest; 1 s
+	SilentAfter       time.Duration // a leader that commits nothing for so long lets others call an election, SilentRest after the last time at the earliest; 1.5 s
 	SilentRest        time.Duration // 1 min
-	StuckAfter        time.Duration // 3 s
+	StuckAfter        time.Duration // 10 s
 	SnapshotEvery     time.Duration // how often to look whether a snapshot is due; 2 min
 	SnapshotThreshold uint64        // commands since the last one that make it due; 8192
 	TrailingLogs      uint64        // commands kept behind a snapshot, for members that were away shortly; 8192
@@ -114,9 +114,9 @@ func (o Options) withDefaults() Options {
 	set(&o.Election, max(time.Second, o.Heartbeat))
 	set(&o.Lease, o.Heartbeat/2)
 	set(&o.CheckEvery, 500*time.Millisecond)
-	set(&o.SilentAfter, time.Second)
+	set(&o.SilentAfter, 1500*time.Millisecond)
 	set(&o.SilentRest, time.Minute)
-	set(&o.StuckAfter, 3*time.Second)
+	set(&o.StuckAfter, 10*time.Second)
 	set(&o.SnapshotEvery, 2*time.Minute)
 	if o.SnapshotThreshold == 0 {
 		o.SnapshotThreshold = 8192
