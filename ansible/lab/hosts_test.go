@@ -8,6 +8,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -368,25 +369,29 @@ func (x *story) restarts(step func(string, func(*load))) {
 	})
 }
 
-// copiesEqual compares the bytes of all copies. Nobody writes at the time.
+// copiesEqual waits until the bytes of all copies are equal. Nobody writes at the
+// time, but a compaction may change one copy a moment after another was read.
 func (x *story) copiesEqual() {
 	x.t.Helper()
 	x.whole(hosts[0])
-	sums := map[string][]string{}
-	for _, h := range hosts {
-		for line := range strings.Lines(x.lab("exec", h, "bash", "-c", "cd /srv/data/weedd && sha256sum -- *.dat")) {
-			sum, file, _ := strings.Cut(strings.TrimSpace(line), "  ")
-			sums[file] = append(sums[file], sum)
+	x.eventually(30*time.Second, "all copies are equal", func() error {
+		sums := map[string][]string{}
+		for _, h := range hosts {
+			for line := range strings.Lines(x.lab("exec", h, "bash", "-c", "cd /srv/data/weedd && sha256sum -- *.dat")) {
+				sum, file, _ := strings.Cut(strings.TrimSpace(line), "  ")
+				sums[file] = append(sums[file], sum)
+			}
 		}
-	}
-	for file, all := range sums {
-		if slices.Sort(all); len(all) < 2 || all[0] != all[len(all)-1] {
-			x.t.Errorf("%s: copies are %v", file, all)
+		for file, all := range sums {
+			if slices.Sort(all); len(all) < 2 || all[0] != all[len(all)-1] {
+				return fmt.Errorf("%s: copies are %v", file, all)
+			}
 		}
-	}
-	if len(sums) == 0 {
-		x.t.Error("no volumes")
-	}
+		if len(sums) == 0 {
+			return errors.New("no volumes")
+		}
+		return nil
+	})
 }
 
 func (x *story) badProgram() {
