@@ -153,6 +153,7 @@ func (n *node) merge(a *adoption, v *store.Volume, own *store.Survey, surveys []
 		return err
 	}
 	n.w.trace("%s adopts volume %d as copy %d from %d origins", n.id, e.Volume, h.Copy, len(sources))
+	n.w.adopted(e.Volume, n.disks[e.Volume])
 	n.disks[e.Volume].agreed, n.disks[e.Volume].kept = 0, 0
 	if err := n.ledger.Forget(e.Volume, e.Version, h.Copy); err != nil {
 		n.w.trace("%s: %v", n.id, err)

@@ -169,6 +169,18 @@ func (w *world) merged(id volume.ID, from []volume.Source) (files map[volume.Key
 	return files, conflicts
 }
 
+// adopted is called when the files on a disk have become a copy of ours, be it one
+// that is not wanted any more: such a copy is dropped once others have its bytes, and
+// with it what it was made of in place.
+func (w *world) adopted(id volume.ID, d *disk) {
+	dat, _ := d.data()
+	for _, o := range w.origins[id] {
+		if o.disk == d {
+			o.inPlace = bytes.Equal(dat, o.dat[:o.end])
+		}
+	}
+}
+
 // founded is called when the masters have decided that an adopted volume is there:
 // its first copy has what its origins hold, and nothing of theirs is gone.
 func (w *world) founded(e *volume.Entry) {
@@ -179,10 +191,8 @@ func (w *world) founded(e *volume.Entry) {
 		w.fail("R15: volume %d is adopted, and copy %d is not on node %s: %s", e.Volume, h.Copy, h.Node, show(*e))
 		return
 	}
+	w.adopted(e.Volume, d)
 	dat, _ := d.data()
-	for _, o := range w.origins[e.Volume] {
-		o.inPlace = o.disk == d && bytes.Equal(dat, o.dat[:o.end])
-	}
 	t.append(dat[replica.Origin:])
 	t.acked = int64(len(t.log))
 	// A copy that an older order made in the moment when it was replaced holds more
