@@ -4,6 +4,7 @@ package lab
 
 import (
 	"encoding/json"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -197,13 +198,12 @@ func (x *story) give(host string, r io.Reader, command string) {
 // holds waits until the cluster has n volumes or more, and lacks nothing.
 func (x *story) holds(n int) {
 	x.t.Helper()
-	var v cluster.View
-	var err error
-	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(time.Second / 4) {
-		if err = getJSON("http://"+masters()[0]+"/cluster/view", &v); err == nil && len(v.Volumes) >= n {
-			x.whole(hosts[0])
-			return
+	x.eventually(2*time.Minute, fmt.Sprintf("there are %d volumes", n), func() error {
+		v, err := x.view(0)
+		if err == nil && len(v.Volumes) < n {
+			err = fmt.Errorf("there are %d", len(v.Volumes))
 		}
-	}
-	x.t.Fatalf("%d volumes of %d: %v", len(v.Volumes), n, err)
+		return err
+	})
+	x.whole(hosts[0])
 }

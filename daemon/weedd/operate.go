@@ -31,7 +31,8 @@ func (o *operator) flags(cmd *cobra.Command) {
 
 const operateExits = `
 
-Exit codes: 0 it was done, 1 it was refused, 2 no master could be asked.`
+Exit codes: 0 it was done, 1 it was refused, 2 nothing was tried: no master could be asked,
+or the command line lacks something.`
 
 const fromMasters = `
 
@@ -330,24 +331,30 @@ Without --yes it only tells what would be given up.` + fromMasters + operateExit
 			if err != nil {
 				return &toolError{exitUsage, err}
 			}
-			out, err := o.do(cmd.Context(), cluster.Operation{Promote: &cluster.Promote{Volume: id, Node: args[1], DryRun: !yes}})
-			if err != nil {
-				return err
-			}
-			if o.json {
-				err = printJSON(cmd.OutOrStdout(), out)
-			} else {
-				err = printRepair(cmd.OutOrStdout(), out)
-			}
-			if err == nil && !yes {
-				err = &toolError{exitUsage, errors.New("nothing was done; say --yes if all copies in sync are lost for good")}
-			}
-			return err
+			return o.giveUp(cmd, cluster.Operation{Promote: &cluster.Promote{Volume: id, Node: args[1], DryRun: !yes}}, yes, "all copies in sync are lost for good")
 		},
 	}
 	o.flags(cmd)
 	cmd.Flags().BoolVar(&yes, "yes", false, "all copies in sync are lost for good")
 	return cmd
+}
+
+// giveUp has something done that costs files, or without yes only told; when says
+// in which case yes is right.
+func (o *operator) giveUp(cmd *cobra.Command, op cluster.Operation, yes bool, when string) error {
+	out, err := o.do(cmd.Context(), op)
+	if err != nil {
+		return err
+	}
+	if o.json {
+		err = printJSON(cmd.OutOrStdout(), out)
+	} else {
+		err = printRepair(cmd.OutOrStdout(), out)
+	}
+	if err == nil && !yes {
+		err = &toolError{exitUsage, fmt.Errorf("nothing was done; say --yes if %s", when)}
+	}
+	return err
 }
 
 func newForgetCommand() *cobra.Command {
@@ -380,19 +387,7 @@ Without --yes it only tells what would be given up.` + fromMasters + operateExit
 				}
 				f.Volumes = append(f.Volumes, id)
 			}
-			out, err := o.do(cmd.Context(), cluster.Operation{Forget: &f})
-			if err != nil {
-				return err
-			}
-			if o.json {
-				err = printJSON(cmd.OutOrStdout(), out)
-			} else {
-				err = printRepair(cmd.OutOrStdout(), out)
-			}
-			if err == nil && !yes {
-				err = &toolError{exitUsage, errors.New("nothing was done; say --yes if all copies are lost for good")}
-			}
-			return err
+			return o.giveUp(cmd, cluster.Operation{Forget: &f}, yes, "all copies are lost for good")
 		},
 	}
 	o.flags(cmd)
