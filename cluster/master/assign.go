@@ -114,7 +114,10 @@ func (m *Master) choose(ctx context.Context, req Request, tried map[volume.ID]bo
 		if e := c.pick(req, m.shunned(), tried); e != nil {
 			return c, e, nil
 		}
-		run := m.grow(req)
+		run := m.grow(req, c)
+		if run == nil {
+			continue
+		}
 		select {
 		case <-run.done:
 			// What failed for ever is answered, unless there are volumes that are only
@@ -184,13 +187,18 @@ type growRun struct {
 	err  error // valid once done is closed
 }
 
-// grow asks the leader for volumes, unless it was asked for the same already.
-func (m *Master) grow(req Request) *growRun {
+// grow asks the leader for volumes, unless it was asked for the same already. It
+// returns nil when c, in which none was found, is out of date: a growth may have
+// ended since, and there may be nothing to ask for.
+func (m *Master) grow(req Request, c *choices) *growRun {
 	key := growth{req.Spec, req.DataCenter, req.Rack, string(req.Node)}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if run := m.growing[key]; run != nil {
 		return run
+	}
+	if c.stale() {
+		return nil
 	}
 	run := &growRun{done: make(chan struct{})}
 	m.growing[key] = run
