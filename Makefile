@@ -37,6 +37,7 @@ ifeq ($(RACE),)
 	$(GO) test -timeout 5m ./...
 else
 	CGO_ENABLED=1 $(GO) test $(RACE) -timeout 5m ./...
+	$(GO) test -count 1 -timeout 5m -run TestSeeds ./daemon/simulation
 endif
 
 check: build ## gofmt, vet, staticcheck, build, generated files up to date

@@ -35,7 +35,7 @@
 // At the end of every run all troubles end, and within 90 s all masters must be
 // members, know the same, have one leader, and every volume must take writes.
 //
-//	go test ./cluster/simulation -sim.seeds 500          500 seeds, in place of 15 s
+//	go test ./cluster/simulation -sim.seeds 500          500 seeds, in place of 30 s
 //	go test ./cluster/simulation -sim.seed 17 -count 20  one seed, again and again
 //
 // WEEDD_SIM_SEEDS does the same as -sim.seeds. A seed decides on the troubles, the

@@ -18,7 +18,7 @@ var (
 	seedFlag  = flag.Uint64("sim.seed", 0, "run this seed alone")
 	baseFlag  = flag.Uint64("sim.base", 1, "the first seed")
 	storyFlag = flag.String("sim.story", "", "write the story of the last seed to this file")
-	forFlag   = flag.Duration("sim.for", 15*time.Second, "TestSeeds begins no seed after this time")
+	forFlag   = flag.Duration("sim.for", 30*time.Second, "TestSeeds begins no seed after this time")
 )
 
 // TestSeeds runs random clusters through random troubles, one after another: raft's

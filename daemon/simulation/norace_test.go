@@ -2,4 +2,7 @@
 
 package simulation
 
-const raced = false
+import "time"
+
+// usual is how long TestSeeds runs when nothing else is said.
+const usual = 30 * time.Second

@@ -19,8 +19,8 @@ import (
 )
 
 var (
-	seedsFlag = flag.Int("sim.seeds", 0, "how many seeds TestSeeds runs; 0 means WEEDD_SIM_SEEDS, or as many as fit into -sim.for, or 80, or 12 with the race detector")
-	forFlag   = flag.Duration("sim.for", 0, "TestSeeds begins no seed after this time; 20s unless seeds are counted")
+	seedsFlag = flag.Int("sim.seeds", 0, "how many seeds TestSeeds runs; 0 means WEEDD_SIM_SEEDS, or as many as fit into -sim.for")
+	forFlag   = flag.Duration("sim.for", usual, "TestSeeds begins no seed after this time, unless seeds are counted")
 	seedFlag  = flag.Uint64("sim.seed", 0, "run this seed alone")
 	baseFlag  = flag.Uint64("sim.base", 1, "the first seed")
 )
@@ -38,13 +38,7 @@ func seeds(t *testing.T) (n int, atMost time.Duration) {
 		}
 		return n, always
 	}
-	if *forFlag > 0 {
-		return math.MaxInt, *forFlag
-	}
-	if raced { // which finds nothing here, where one goroutine does everything, and takes its time
-		return 12, 20 * time.Second
-	}
-	return 80, 20 * time.Second
+	return math.MaxInt, *forFlag
 }
 
 // TestSeeds runs random worlds through random troubles.
