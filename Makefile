@@ -20,7 +20,7 @@ HOST_CONFIGS = ansible-playbook -i ansible/inventory/hosts.yml ansible/configs.y
 RACE := $(shell command -v $$($(GO) env CC) >/dev/null 2>&1 && echo -race)
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test check generate packages check-packages e2e e2e-hosts first-rollout host-faults check-ansible chaos faults soak bench fuzz clean
+.PHONY: help run build test check generate packages check-packages e2e e2e-hosts host-faults check-ansible chaos faults soak bench fuzz clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -85,9 +85,6 @@ check-ansible: ## lint playbooks and scripts; configs/ is what the playbooks giv
 
 e2e-hosts: ## try the playbooks on three systemd hosts made on this machine (ansible/lab); needs root
 	ansible/lab/e2e
-
-first-rollout: ## the first parts of e2e-hosts: a cluster of three hosts from nothing; needs root
-	ansible/lab/e2e -test.run 'TestHosts/(a_first|every_host|a_second|a_bad_setting|restarts)'
 
 host-faults: ## what each fault of a host costs clients at the others, each for FAULTTIME (30s); needs root
 	HOSTS_FAULT_TIME=$(FAULTTIME) ansible/lab/e2e -test.run 'TestHosts/(a_first|faults|one_host|all_hosts)'

@@ -108,6 +108,34 @@ func (x *story) faultTime() time.Duration {
 	return d
 }
 
+// slack is how many times as long as promised things may take before that is a
+// failure: HOSTS_SLACK, or 1. Three hosts on one machine that has other work to do
+// cannot keep times; what is promised of requests and files holds on any.
+func (x *story) slack() time.Duration {
+	text := os.Getenv("HOSTS_SLACK")
+	if text == "" {
+		return 1
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 {
+		x.t.Fatalf("HOSTS_SLACK=%q is not a number from 1 on", text)
+	}
+	return time.Duration(n)
+}
+
+// inTime fails the test if what is promised within limit took longer, by far.
+func (x *story) inTime(what string, took, limit time.Duration) {
+	report := x.t.Logf
+	if took > x.slack()*limit {
+		report = x.t.Errorf
+	}
+	if took > limit {
+		report("%s: %v, which is longer than %v", what, took.Round(time.Millisecond), limit)
+	}
+}
+
+func milliseconds(n float64) time.Duration { return time.Duration(n * float64(time.Millisecond)) }
+
 func (x *story) fault(f hostFault, seed uint64) *probe.Report {
 	leader := x.leader()
 	who := map[string]int{"LEADER": leader, "FIRST": (leader + 1) % len(hosts), "SECOND": (leader + 2) % len(hosts)}
@@ -140,11 +168,9 @@ func (x *story) fault(f hostFault, seed uint64) *probe.Report {
 	if !r.Good() {
 		x.t.Errorf("%s: clients noticed", f.name)
 	}
-	if gap := max(r.During.WriteGap, r.During.ReadGap); gap > float64(f.gap.Milliseconds()) {
-		x.t.Errorf("%s: nothing was written, or read, for %.0f ms, which is longer than %v", f.name, gap, f.gap)
-	}
-	if f.whole > 0 && r.WholeMS > float64(f.whole.Milliseconds()) {
-		x.t.Errorf("%s: whole again after %.0f ms, which is longer than %v", f.name, r.WholeMS, f.whole)
+	x.inTime(f.name+": nothing was written, or read", milliseconds(max(r.During.WriteGap, r.During.ReadGap)), f.gap)
+	if f.whole > 0 {
+		x.inTime(f.name+": until it was whole again", milliseconds(r.WholeMS), f.whole)
 	}
 	return r
 }
@@ -170,7 +196,8 @@ func labSteps(text []string, who map[string]int) error {
 	return nil
 }
 
-// eventually waits until cond does not fail any more, and gives how long that took.
+// eventually waits until cond does not fail any more, which is promised within limit,
+// and gives how long that took.
 func (x *story) eventually(limit time.Duration, what string, cond func() error) time.Duration {
 	began := time.Now()
 	tick := time.NewTicker(50 * time.Millisecond)
@@ -182,8 +209,8 @@ func (x *story) eventually(limit time.Duration, what string, cond func() error) 
 			x.t.Logf("%s: after %v", what, took.Round(10*time.Millisecond))
 			return took
 		}
-		if took > limit {
-			x.t.Errorf("%s: not within %v: %v", what, limit, err)
+		if took > x.slack()*limit {
+			x.t.Errorf("%s: not within %v: %v", what, x.slack()*limit, err)
 			return took
 		}
 		<-tick.C
@@ -340,9 +367,7 @@ func (x *story) allDown() {
 			x.eventually(30*time.Second, "two hosts take uploads", func() error { return x.uploads(0) })
 			took := monotonic(x) - x.programStarted(hosts[1])
 			x.t.Logf("that is %v after the second program started", took.Round(10*time.Millisecond))
-			if took > 3*time.Second {
-				x.t.Error("that is longer than 3 s")
-			}
+			x.inTime("from there to uploads", took, 3*time.Second)
 			x.lab("start", hosts[2])
 			x.whole(hosts[0])
 		})
