@@ -4,12 +4,13 @@ import "weedd/volume"
 
 // Operation is what an operator asks of the leader. Exactly one member is set.
 type Operation struct {
-	Drain   *Drain       `json:"drain,omitempty"`
-	Repair  *Repair      `json:"repair,omitempty"`
-	Explain *volume.ID   `json:"explain,omitempty"`
-	Remove  *RemoveVoter `json:"remove,omitempty"`
-	Promote *Promote     `json:"promote,omitempty"`
-	Forget  *Forget      `json:"forget,omitempty"`
+	Drain    *Drain       `json:"drain,omitempty"`
+	Repair   *Repair      `json:"repair,omitempty"`
+	Explain  *volume.ID   `json:"explain,omitempty"`
+	Remove   *RemoveVoter `json:"remove,omitempty"`
+	Promote  *Promote     `json:"promote,omitempty"`
+	Forget   *Forget      `json:"forget,omitempty"`
+	ReadOnly *ReadOnly    `json:"readonly,omitempty"`
 }
 
 // Drain asks for a node, or one directory of it, to be emptied. It holds until it
@@ -48,10 +49,17 @@ type Forget struct {
 	DryRun  bool        `json:"dry_run,omitempty"`
 }
 
+// ReadOnly asks for volumes to take no writes and no deletes until it is undone,
+// whoever leads. All of them or none.
+type ReadOnly struct {
+	Volumes []volume.ID `json:"volumes"`
+	Undo    bool        `json:"undo,omitempty"`
+}
+
 // Outcome is the answer to an Operation.
 type Outcome struct {
 	Drain   *ViewDrain    `json:"drain,omitempty"`   // of Drain, unless it was undone
-	Volumes []Explanation `json:"volumes,omitempty"` // of Repair, Explain, Promote and Forget, by volume
+	Volumes []Explanation `json:"volumes,omitempty"` // of all but Drain and Remove, by volume; of ReadOnly with what its primary has not confirmed in Waits
 	More    int           `json:"more,omitempty"`    // volumes that were left out for their number
 }
 

@@ -100,6 +100,23 @@ func (e *NotPrimaryError) Error() string {
 // Is makes a NotPrimaryError an ErrNotPrimary.
 func (e *NotPrimaryError) Is(target error) bool { return target == ErrNotPrimary }
 
+// ReadOnlyError says that a volume takes no writes by decision: an operator marked it
+// so, its last copy failed, or it is about to end. It is ErrReadOnly.
+type ReadOnlyError struct {
+	Volume ID
+	State  State
+}
+
+func (e *ReadOnlyError) Error() string {
+	if e.State == StateExpired {
+		return fmt.Sprintf("volume %d has expired and takes no writes", e.Volume)
+	}
+	return fmt.Sprintf("volume %d is read only", e.Volume) // as SeaweedFS says it
+}
+
+// Is makes a ReadOnlyError an ErrReadOnly.
+func (e *ReadOnlyError) Is(target error) bool { return target == ErrReadOnly }
+
 // ElsewhereError says that this node has no copy of the volume fit to answer,
 // and which other nodes do. It is ErrNoVolume.
 type ElsewhereError struct {

@@ -87,7 +87,7 @@ type State string
 
 // The states of a volume. Open volumes are given new ids. Full ones are not,
 // but take overwrites, deletes and writes of ids already given out. ReadOnly
-// was set by hand. Expired volumes are about to be dropped.
+// ones take no writes at all: an operator said so, or their last copy failed. Expired volumes are about to be dropped.
 const (
 	StateNew      State = "new"
 	StateOpen     State = "open"

@@ -74,6 +74,7 @@ func TestChangesAreHeldAgainstTheRules(t *testing.T) {
 		{"the same again stays within its epoch", change{primary: "a", inSync: "a1 b2", joining: "c3"}, 1, nil, ""},
 		{"a renewal begins an epoch with the same sets", change{primary: "a", inSync: "a1 b2", joining: "c3", renew: true}, 2, nil, ""},
 		{"another state stays within its epoch", change{primary: "a", inSync: "a1 b2", joining: "c3", state: volume.StateFull}, 1, nil, ""},
+		{"read-only is an epoch of its own when that is asked for", change{primary: "a", inSync: "a1 b2", joining: "c3", state: volume.StateReadOnly, renew: true}, 2, nil, ""},
 		{"the joining set may change within an epoch", change{primary: "a", inSync: "a1 b2"}, 1, nil, ""},
 		{"another copy in sync may lead", change{primary: "b", inSync: "a1 b2", joining: "c3"}, 2, nil, ""},
 		{"another copy in sync may lead and the old primary go at once", change{primary: "b", inSync: "b2", joining: "a1 c3"}, 2, nil, ""},

@@ -345,6 +345,9 @@ func (s *server) obey(ctx context.Context, o volume.Orders) {
 			s.set(volume.CopyReport{Volume: e.Volume, Copy: h.Copy, Spec: e.Spec, State: volume.CopyHealthy})
 		case has.Copy != h.Copy:
 			s.set(volume.CopyReport{Volume: e.Volume, Copy: h.Copy, State: volume.CopyLost})
+		case has.ReadOnly != (e.State == volume.StateReadOnly):
+			has.Epoch, has.ReadOnly = e.Epoch, !has.ReadOnly
+			s.set(has)
 		}
 		if s.drains() && e.Primary == s.id && len(e.InSync) > e.Spec.Placement.Copies() {
 			s.lab.wg.Go(func() {

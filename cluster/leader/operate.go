@@ -36,6 +36,8 @@ func (l *Leader) Operate(ctx context.Context, op cluster.Operation) (cluster.Out
 		return t.promote(ctx, *op.Promote)
 	case op.Forget != nil:
 		return t.forget(ctx, *op.Forget)
+	case op.ReadOnly != nil:
+		return t.readOnly(ctx, *op.ReadOnly)
 	case op.Remove != nil && t.opt.Remove != nil:
 		return cluster.Outcome{}, t.opt.Remove(ctx, op.Remove.Master)
 	}

@@ -3,6 +3,7 @@ package leader_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -299,6 +300,62 @@ func TestAnOperatorMayForgetVolumesOfWhichNoCopyIsLeft(t *testing.T) {
 			if d.Deleted || !d.Forgotten || !slices.Contains(dead, d.Volume) {
 				t.Errorf("%+v", d)
 			}
+		}
+	})
+}
+
+// What an operator says holds whoever leads; he is told when the node that leads a
+// volume knows, or that it has not said so.
+func TestAnOperatorMayHaveVolumesTakeNoWrites(t *testing.T) {
+	in(t, func(t *testing.T) {
+		l := grown(t, 1, "a", "b")
+		var ids []volume.ID
+		for _, e := range l.cat().Volumes() {
+			ids = append(ids, e.Volume)
+		}
+		mark := func(undo bool) cluster.Outcome {
+			return l.operate(cluster.Operation{ReadOnly: &cluster.ReadOnly{Volumes: ids, Undo: undo}})
+		}
+		are := func(state volume.State, out cluster.Outcome) {
+			t.Helper()
+			for i, x := range out.Volumes {
+				if now, _ := l.cat().Volume(ids[i]); x.Entry.State != state || now.State != state || len(x.Waits) > 0 {
+					t.Errorf("%+v; in the catalog %s", x, now.State)
+				}
+			}
+			if len(out.Volumes) != len(ids) {
+				t.Errorf("%d volumes of %d", len(out.Volumes), len(ids))
+			}
+		}
+		are(volume.StateReadOnly, mark(false))
+		l.within(time.Minute, "others are made in their place", func() bool {
+			return slices.ContainsFunc(l.cat().Volumes(), func(e *volume.Entry) bool { return e.State == volume.StateOpen })
+		})
+		before, _ := l.cat().Volume(ids[0])
+		are(volume.StateReadOnly, mark(false)) // again
+		if now, _ := l.cat().Volume(ids[0]); now.Version != before.Version {
+			t.Errorf("marked twice: version %d, then %d", before.Version, now.Version)
+		}
+		l.elect()
+		l.within(time.Minute, "the view says why", func() bool {
+			return slices.ContainsFunc(l.view().Problems, func(p cluster.ViewProblem) bool {
+				return strings.Contains(p.What, fmt.Sprintf("weedd readonly --undo %d", ids[0]))
+			})
+		})
+		are(volume.StateOpen, mark(true))
+		l.freeze("a")
+		l.freeze("b")
+		out := mark(false)
+		if len(out.Volumes) != len(ids) || out.Volumes[0].Entry.State != volume.StateReadOnly || len(out.Volumes[0].Waits) != 1 || !strings.Contains(out.Volumes[0].Waits[0], "has not said yet") {
+			t.Errorf("%+v", out)
+		}
+		for name, ids := range map[string][]volume.ID{"one that is not": {ids[0], 9999}, "none": nil, "too many": make([]volume.ID, 201)} {
+			if _, err := l.current().Operate(context.Background(), cluster.Operation{ReadOnly: &cluster.ReadOnly{Volumes: ids, Undo: true}}); err == nil {
+				t.Errorf("%s: no error", name)
+			}
+		}
+		if now, _ := l.cat().Volume(ids[0]); now.State != volume.StateReadOnly {
+			t.Errorf("it was undone with one that is not: %s", now.State)
 		}
 	})
 }

@@ -120,7 +120,7 @@ func volumeProblem(vol placement.Volume, alive map[volume.NodeID]bool) (cluster.
 	case live < asked:
 		return warn("volume %d: %d of %d copies in sync, %d joining%s", e.Volume, live, asked, len(e.Joining), bad), true
 	case e.State == volume.StateReadOnly:
-		return warn("volume %d is read-only", e.Volume), true
+		return warn("volume %d: %s", e.Volume, vol.WhyReadOnly()), true
 	}
 	return cluster.ViewProblem{}, false
 }

@@ -160,6 +160,8 @@ func TestWhoMayOperate(t *testing.T) {
 		{"volumes given up from elsewhere", "10.1.2.3:5", "application/json", `{"forget":{"volumes":[3]}}`, 401},
 		{"volumes given up from loopback", "127.0.0.1:5", "application/json", `{"forget":{"volumes":[3]}}`, 200},
 		{"what would be given up", "10.1.2.3:5", "application/json", `{"forget":{"volumes":[3],"dry_run":true}}`, 200},
+		{"volumes frozen from elsewhere", "10.1.2.3:5", "application/json", `{"readonly":{"volumes":[3]}}`, 401},
+		{"volumes frozen from loopback", "127.0.0.1:5", "application/json", `{"readonly":{"volumes":[3],"undo":true}}`, 200},
 		{"a form", "127.0.0.1:5", "application/x-www-form-urlencoded", `{"drain":{"node":"a"}}`, 400},
 		{"plain text", "127.0.0.1:5", "text/plain", `{"drain":{"node":"a"}}`, 400},
 		{"no type", "127.0.0.1:5", "", `{"drain":{"node":"a"}}`, 400},

@@ -48,13 +48,13 @@ func (a *API) operate(w *answer, r *http.Request) error {
 // oneOf refuses what is not exactly one operation.
 func oneOf(op cluster.Operation) error {
 	n := 0
-	for _, set := range []bool{op.Drain != nil, op.Repair != nil, op.Explain != nil, op.Remove != nil, op.Promote != nil, op.Forget != nil} {
+	for _, set := range []bool{op.Drain != nil, op.Repair != nil, op.Explain != nil, op.Remove != nil, op.Promote != nil, op.Forget != nil, op.ReadOnly != nil} {
 		if set {
 			n++
 		}
 	}
 	if n != 1 {
-		return fmt.Errorf("%w: %d operations in one request; it is to be one of drain, repair, explain, remove, promote, forget", volume.ErrBadRequest, n)
+		return fmt.Errorf("%w: %d operations in one request; it is to be one of drain, repair, explain, remove, promote, forget, readonly", volume.ErrBadRequest, n)
 	}
 	return nil
 }

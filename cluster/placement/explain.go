@@ -114,6 +114,9 @@ func (p *plan) waits(vol *Volume) (out []string) {
 		say("it is new and opens when all its holders have reported their copies")
 		return out
 	}
+	if e.State == volume.StateReadOnly {
+		say("%s", vol.WhyReadOnly())
+	}
 	if !p.ledBy(vol) {
 		say("no copy in sync can be reached, and no other may lead, however long it is (rule R7): it waits for one of them; if all are lost for good, weedd promote goes on with another, and says what that costs; if there is no other, weedd forget gives the volume up")
 		return out
@@ -151,9 +154,6 @@ func (p *plan) waits(vol *Volume) (out []string) {
 		} else {
 			say("no other node can take a copy: %s", d.noHome(kept, holders))
 		}
-	}
-	if e.State == volume.StateReadOnly {
-		say("it is read-only until an operator says otherwise")
 	}
 	if len(out) == 0 {
 		say("nothing: all is as it should be")

@@ -1,6 +1,10 @@
 package daemontest_test
 
-import "weedd/volume/volumetest/replay"
+import (
+	"strings"
+
+	"weedd/volume/volumetest/replay"
+)
 
 var (
 	fidAnswer   = `{"fid":"{{fid}}","url":"{{host}}","publicUrl":"{{host}}","count":{{int}}}`
@@ -33,30 +37,32 @@ func because(why string, d replay.Deviation) replay.Deviation {
 }
 
 var deviations = map[string]replay.Deviation{
-	"replication/it is not there":                                            isThere("type-replicate", `"460a5e6f"`, "local only"),
-	"replication/lost":                                                       isThere("lost-write", `"eebeccd3"`, "lost"),
-	"replication/still there":                                                because("type-replicate", absent),
-	"replication/error: write with a dead replica":                           {Why: "no-rollback", Status: 201, Body: replay.Text(`{"name":"a.txt","size":15,"eTag":"d139758d","mime":"text/plain"}`), Headers: map[string]string{"Etag": `"d139758d"`}},
-	"replication/error: delete with a dead replica":                          {Why: "no-rollback", Status: 202, Body: replay.Text(`{"size":43}`)},
-	"replication/error: no writable volume with two racks":                   assigned("degraded"),
-	"replication/error: submit waits half a minute":                          answered("degraded", 201, submitted),
-	"failover/dead leader: the follower cannot proxy":                        assigned("proxy-502"),
-	"failover/dead leader: dir status":                                       answered("proxy-502", 200, `{"Topology":{{any}}}`),
-	"failover/warm up: assign":                                               assigned("no-leader-status"),
-	"failover/warm up: lookup of an unknown volume":                          answered("no-leader-status", 404, `{"volumeOrFileId":"9999","error":"{{any}}"}`),
-	"failover/no quorum: /dir/assign":                                        assigned("no-leader-status"),
-	"failover/no quorum: /dir/status":                                        unavailable("no-leader-status"),
-	"failover/no quorum: /vol/grow":                                          unavailable("no-leader-status"),
-	"failover/no quorum: /cluster/healthz":                                   {Why: "error-text", Headers: map[string]string{"Retry-After": "1"}},
-	"failover/no quorum: submit waits about 15 s":                            answered("no-leader-status", 201, submitted),
-	"limits/error: raw file over the limit":                                  {Why: "too-large-400", Status: 413},
-	"limits/error: form file over the limit":                                 {Why: "too-large-400", Status: 413},
-	"limits/replica writes are not limited":                                  because("type-replicate", replay.Deviation{Status: 429, Body: replay.Text(`{"error":"{{any}}"}`), Headers: map[string]string{"Etag": "", "Retry-After": "1"}}),
-	"limits/reads are not limited by uploads":                                because("type-replicate", absent),
-	"limits/error: too many bytes being uploaded":                            {Why: "error-text", Headers: map[string]string{"Retry-After": "1"}},
-	"limits/error: too many bytes being downloaded":                          {Why: "error-text", Headers: map[string]string{"Retry-After": "1"}},
-	"limits/garbage: delete the 16 MiB":                                      {Why: "raw-name-is-fid", Body: replay.Text(`{"size":16777243}`)},
-	"limits/col delete without a name destroys the default collection":       answered("col-delete-default", 400, `{"error":"{{any}}"}`),
+	"replication/it is not there":                                      isThere("type-replicate", `"460a5e6f"`, "local only"),
+	"replication/lost":                                                 isThere("lost-write", `"eebeccd3"`, "lost"),
+	"replication/still there":                                          because("type-replicate", absent),
+	"replication/error: write with a dead replica":                     {Why: "no-rollback", Status: 201, Body: replay.Text(`{"name":"a.txt","size":15,"eTag":"d139758d","mime":"text/plain"}`), Headers: map[string]string{"Etag": `"d139758d"`}},
+	"replication/error: delete with a dead replica":                    {Why: "no-rollback", Status: 202, Body: replay.Text(`{"size":43}`)},
+	"replication/error: no writable volume with two racks":             assigned("degraded"),
+	"replication/error: submit waits half a minute":                    answered("degraded", 201, submitted),
+	"failover/dead leader: the follower cannot proxy":                  assigned("proxy-502"),
+	"failover/dead leader: dir status":                                 answered("proxy-502", 200, `{"Topology":{{any}}}`),
+	"failover/warm up: assign":                                         assigned("no-leader-status"),
+	"failover/warm up: lookup of an unknown volume":                    answered("no-leader-status", 404, `{"volumeOrFileId":"9999","error":"{{any}}"}`),
+	"failover/no quorum: /dir/assign":                                  assigned("no-leader-status"),
+	"failover/no quorum: /dir/status":                                  unavailable("no-leader-status"),
+	"failover/no quorum: /vol/grow":                                    unavailable("no-leader-status"),
+	"failover/no quorum: /cluster/healthz":                             {Why: "error-text", Headers: map[string]string{"Retry-After": "1"}},
+	"failover/no quorum: submit waits about 15 s":                      answered("no-leader-status", 201, submitted),
+	"limits/error: raw file over the limit":                            {Why: "too-large-400", Status: 413},
+	"limits/error: form file over the limit":                           {Why: "too-large-400", Status: 413},
+	"limits/replica writes are not limited":                            because("type-replicate", replay.Deviation{Status: 429, Body: replay.Text(`{"error":"{{any}}"}`), Headers: map[string]string{"Etag": "", "Retry-After": "1"}}),
+	"limits/reads are not limited by uploads":                          because("type-replicate", absent),
+	"limits/error: too many bytes being uploaded":                      {Why: "error-text", Headers: map[string]string{"Retry-After": "1"}},
+	"limits/error: too many bytes being downloaded":                    {Why: "error-text", Headers: map[string]string{"Retry-After": "1"}},
+	"limits/garbage: delete the 16 MiB":                                {Why: "raw-name-is-fid", Body: replay.Text(`{"size":16777243}`)},
+	"limits/col delete without a name destroys the default collection": answered("col-delete-default", 400, `{"error":"{{any}}"}`),
+	"limits/all gone": {Why: "col-delete-default", Status: 200, Body: replay.Text(strings.Repeat("x", 1<<20)),
+		Headers: map[string]string{"Accept-Ranges": "bytes", "Etag": `"353b2bf4"`, "Content-Type": "application/x-a", "Last-Modified": "{{http_date}}"}},
 	"readmode/redirect: GET":                                                 moved("{{fid:a}}_5?"),
 	"readmode/redirect: HEAD":                                                moved("{{fid:a}}_5?"),
 	"readmode/redirect: the name is dropped":                                 moved("{{vid:a}}/{{keycookie:a}}_5/name.jpg?"),
@@ -69,12 +75,6 @@ var deviations = map[string]replay.Deviation{
 var outOfScope = map[string]string{
 	"failover/timeline of GET /dir/assign at a surviving master (seconds after the kill: status)": "no gap: TestUploadsGoOnWhileAnyNodeIsKilledAndItComesBackWhole",
 	"nohttp/raft stats is not there with the default raft":                                        "hashicorp's raft is the only one, and /raft/stats is there, as in master-cluster",
-	"limits/error: write to a read-only volume":                                                   "nobody marks a volume read-only by hand",
-	"limits/error: the same bytes to a read-only volume":                                          "as above",
-	"limits/error: delete in a read-only volume":                                                  "as above",
-	"limits/read in a read-only volume":                                                           "as above",
-	"limits/all gone":                                                                             "nothing is: see the deviation before",
-	"limits/a read-only volume is not handed out":                                                 "as above",
 }
 
 var rules = []replay.Rule{

@@ -13,6 +13,7 @@ import (
 	"weedd/cluster"
 	"weedd/daemon/config"
 	"weedd/daemon/daemontest"
+	"weedd/volume"
 	"weedd/volume/needle"
 	"weedd/volume/volumetest/replay"
 )
@@ -182,6 +183,12 @@ func (s *stage) set(what string) {
 				t.Fatal(err)
 			}
 		}
+	case "the volume has been marked read-only by the administrator":
+		id, err := volume.ParseFileID(s.p.FIDs["b"])
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.c.Operate(cluster.Operation{ReadOnly: &cluster.ReadOnly{Volumes: []volume.ID{id.Volume}}})
 	case "two downloads of the 16 MiB file are open and not read":
 		s.stall("volumebig", "GET /"+s.p.FIDs["b"]+" HTTP/1.1\r\nHost: x\r\n\r\n", "200") // one alone is over the limit
 	case "the two connections are closed":

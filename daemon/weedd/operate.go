@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -379,20 +380,86 @@ Without --yes it only tells what would be given up.` + fromMasters + operateExit
   weedd forget 7 12 --yes`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			f := cluster.Forget{DryRun: !yes}
-			for _, arg := range args {
-				id, err := volume.ParseID(arg)
-				if err != nil {
-					return &toolError{exitUsage, err}
-				}
-				f.Volumes = append(f.Volumes, id)
+			ids, err := volumeIDs(args)
+			if err != nil {
+				return err
 			}
-			return o.giveUp(cmd, cluster.Operation{Forget: &f}, yes, "all copies are lost for good")
+			return o.giveUp(cmd, cluster.Operation{Forget: &cluster.Forget{Volumes: ids, DryRun: !yes}}, yes, "all copies are lost for good")
 		},
 	}
 	o.flags(cmd)
 	cmd.Flags().BoolVar(&yes, "yes", false, "all copies are lost for good")
 	return cmd
+}
+
+func newReadOnlyCommand() *cobra.Command {
+	var o operator
+	var undo bool
+	cmd := &cobra.Command{
+		Use:   "readonly VOLUME...",
+		Short: "Have volumes take no more writes and deletes, or with --undo take them again",
+		Long: `Readonly freezes volumes: they are given no new files, and writes and deletes of their
+files are refused with status 500, as SeaweedFS does; reads go on. They are still repaired,
+moved by a drain, and deleted with their collection, but not compacted, and do not end
+with their time to live. The masters remember it, whoever of them leads. When the command
+ends well no write is under way any more in any of them; a write that came before is
+finished, not cut off.
+
+A volume that became read-only because its last copy failed stays so, too, until --undo
+says otherwise. That is refused while there is no other copy than the failed one: weedd
+volume export reads its files. All volumes named are changed, or none.` + fromMasters + `
+
+Exit codes: 0 it was done, 1 it was refused, or a host has not said yet that it knows, 2
+nothing was tried: no master could be asked, or the command line lacks something.`,
+		Example: `  weedd readonly 7
+  weedd readonly 7 12
+  weedd explain 7
+  weedd readonly --undo 7`,
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ids, err := volumeIDs(args)
+			if err != nil {
+				return err
+			}
+			out, err := o.do(cmd.Context(), cluster.Operation{ReadOnly: &cluster.ReadOnly{Volumes: ids, Undo: undo}})
+			if err != nil {
+				return err
+			}
+			if o.json {
+				err = printJSON(cmd.OutOrStdout(), out)
+			} else {
+				err = printReadOnly(cmd.OutOrStdout(), out)
+			}
+			if late := slices.ContainsFunc(out.Volumes, func(x cluster.Explanation) bool { return len(x.Waits) > 0 }); late && err == nil {
+				err = errors.New("it is decided, and not certain yet that it is obeyed everywhere; the same command tells when it is")
+			}
+			return err
+		},
+	}
+	o.flags(cmd)
+	cmd.Flags().BoolVar(&undo, "undo", false, "the volumes take writes again")
+	return cmd
+}
+
+func printReadOnly(out io.Writer, o cluster.Outcome) error {
+	var b strings.Builder
+	for _, x := range o.Volumes {
+		fmt.Fprintf(&b, "volume %d is %s%s\n", x.Entry.Volume, x.Entry.State, strings.Join(append([]string{""}, x.Waits...), "; "))
+	}
+	_, err := io.WriteString(out, b.String())
+	return err
+}
+
+// volumeIDs reads the volumes that a command line names.
+func volumeIDs(args []string) (ids []volume.ID, err error) {
+	for _, arg := range args {
+		id, err := volume.ParseID(arg)
+		if err != nil {
+			return nil, &toolError{exitUsage, err}
+		}
+		ids = append(ids, id)
+	}
+	return ids, nil
 }
 
 func newMasterCommand() *cobra.Command {

@@ -98,7 +98,7 @@ func TestRefusedOperationsExitWith1AndUnansweredOnesWith2(t *testing.T) {
 	t.Parallel()
 	m := startMaster(t)
 	m.answers(401, map[string]string{"error": "ask on the host of a master"})
-	for _, args := range [][]string{{"drain", "x"}, {"repair"}, {"explain", "7"}, {"promote", "7", "x"}, {"forget", "7"}, {"master", "remove", "x"}} {
+	for _, args := range [][]string{{"drain", "x"}, {"repair"}, {"explain", "7"}, {"promote", "7", "x"}, {"forget", "7"}, {"readonly", "7"}, {"master", "remove", "x"}} {
 		run := func(more ...string) error {
 			_, _, err := runTool(t, newRoot(), append(args, more...)...)
 			return err
@@ -153,6 +153,26 @@ func TestExplainAndRepairPrintWhatIsDoneAndWhy(t *testing.T) {
 	m.answers(200, cluster.Outcome{})
 	if out, _, _ := runTool(t, newRepairCommand(), "-m", m.addr); out != "all volumes are as they should be\n" {
 		t.Errorf("%q", out)
+	}
+}
+
+func TestReadOnlySaysWhenAHostDoesNotKnowYet(t *testing.T) {
+	t.Parallel()
+	m := startMaster(t)
+	x := cluster.Explanation{Entry: volume.Entry{Volume: 7, State: volume.StateReadOnly}}
+	late := cluster.Explanation{Entry: volume.Entry{Volume: 12, State: volume.StateReadOnly}, Waits: []string{"node a has not said yet that it knows"}}
+	m.answers(200, cluster.Outcome{Volumes: []cluster.Explanation{x}})
+	out, _, err := runTool(t, newReadOnlyCommand(), "-m", m.addr, "7")
+	if op := m.got().ReadOnly; out != "volume 7 is readonly\n" || err != nil || op == nil || !slices.Equal(op.Volumes, []volume.ID{7}) || op.Undo {
+		t.Errorf("%q (%v), asked for %+v", out, err, op)
+	}
+	m.answers(200, cluster.Outcome{Volumes: []cluster.Explanation{x, late}})
+	out, _, err = runTool(t, newReadOnlyCommand(), "-m", m.addr, "--undo", "7", "12")
+	if !strings.HasSuffix(out, "volume 12 is readonly; node a has not said yet that it knows\n") || exitCode(err) != 1 || !m.got().ReadOnly.Undo {
+		t.Errorf("%q (%v), asked for %+v", out, err, m.got().ReadOnly)
+	}
+	if _, _, err := runTool(t, newRoot(), "readonly", "-m", m.addr, "x"); exitCode(err) != exitUsage {
+		t.Errorf("exit code %d: %v", exitCode(err), err)
 	}
 }
 

@@ -29,7 +29,7 @@ both, as its TOML file says; the other commands talk to running daemons, but for
 		newRunCommand(runDaemon),
 		newConfigCommand(),
 		newUploadCommand(), newDownloadCommand(), newStatusCommand(), newBenchCommand(), newChaosCommand(),
-		newDrainCommand(), newRepairCommand(), newExplainCommand(), newPromoteCommand(), newForgetCommand(), newMasterCommand(), newRecoverCommand(),
+		newDrainCommand(), newRepairCommand(), newExplainCommand(), newReadOnlyCommand(), newPromoteCommand(), newForgetCommand(), newMasterCommand(), newRecoverCommand(),
 		newVolumeCommand(),
 		newVersionCommand(),
 	)

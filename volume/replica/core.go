@@ -357,7 +357,7 @@ func (c *Core) Writable() error {
 	case !c.Leading():
 		return fmt.Errorf("%w: volume %d: this copy does not lead yet in epoch %d", volume.ErrUnavailable, c.id, c.entry.Epoch)
 	case c.entry.State == volume.StateReadOnly || c.entry.State == volume.StateExpired:
-		return fmt.Errorf("%w: volume %d: state %s", volume.ErrReadOnly, c.id, c.entry.State)
+		return &volume.ReadOnlyError{Volume: c.id, State: c.entry.State}
 	case c.entry.State == volume.StateNew:
 		// Files may still be made anew for a new volume (rule R6), so nothing
 		// may have been acknowledged in it.

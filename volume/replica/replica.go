@@ -124,9 +124,10 @@ func (r *Replica) Watch() (e volume.Entry, leads bool, changed <-chan struct{}) 
 
 // Report is this copy as the leader is to see it.
 func (r *Replica) Report() volume.CopyReport {
-	files, deleted, deletedBytes, maxKey, size, modified, revision := r.opts.Log.Stats()
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	// Under the lock: what was appended before the epoch that is reported is in size.
+	files, deleted, deletedBytes, maxKey, size, modified, revision := r.opts.Log.Stats()
 	rep := volume.CopyReport{
 		Volume: r.opts.Volume, Copy: r.opts.Self.Copy, Spec: r.opts.Log.Spec(), State: volume.CopyHealthy,
 		Epoch: r.core.Epoch(), Generation: r.core.Generation(), Leads: r.core.Writable() == nil, Committed: r.core.Committed(),

@@ -69,7 +69,7 @@ func (s *Server) deleteIn(ctx context.Context, r *replica.Replica, id volume.Fil
 // closedByHand refuses writes to volumes that take none by decision.
 func closedByHand(r *replica.Replica) error {
 	if e := r.Entry(); e.State == volume.StateReadOnly || e.State == volume.StateExpired {
-		return fmt.Errorf("%w: volume %d is %s", volume.ErrReadOnly, e.Volume, e.State)
+		return &volume.ReadOnlyError{Volume: e.Volume, State: e.State}
 	}
 	return nil
 }

@@ -645,6 +645,41 @@ func TestACorruptFileIsReadElsewhere(t *testing.T) {
 	c.wantFile("a", id, "precious")
 }
 
+// A volume that is read-only by decision refuses writes and deletes at every node, by
+// its name, and is read as before; its primary reports it in the epoch of the decision.
+func TestAVolumeThatIsReadOnlyTakesNoWrites(t *testing.T) {
+	t.Parallel()
+	c := start(t, "a", "b", "c")
+	c.master.grow(1, spec001, "a", "b")
+	c.open(1, 2)
+	id := fileID(1, 1)
+	c.node("a").mustPut(t, id, "old")
+	e := c.master.change(1, func(e *volume.Entry) { e.State, e.Epoch = volume.StateReadOnly, e.Epoch+1 })
+	c.eventually("the primary says so, with nothing under way", func() bool {
+		r := c.master.report("a", 1)
+		return r.ReadOnly && !r.Leads && r.Epoch == e.Epoch && r.Committed == r.Size
+	})
+	for _, n := range []volume.NodeID{"a", "b", "c"} {
+		var refused *volume.ReadOnlyError
+		for _, data := range []string{"new", "old"} {
+			if _, err := c.node(n).Put(context.Background(), id, file(id, data), false); !errors.Is(err, volume.ErrReadOnly) || n == "a" && !errors.As(err, &refused) {
+				t.Errorf("put %s at %s: %v", data, n, err)
+			}
+		}
+		if _, err := c.node(n).Delete(context.Background(), id, 0); !errors.Is(err, volume.ErrReadOnly) || !strings.HasSuffix(err.Error(), "volume 1 is read only") {
+			t.Errorf("delete at %s: %v", n, err)
+		}
+		c.wantFile(n, id, "old")
+	}
+	if p := c.node("a").Status().Copies; len(p) != 1 || !p[0].ReadOnly {
+		t.Errorf("status: %+v", p)
+	}
+	c.master.change(1, func(e *volume.Entry) { e.State = volume.StateOpen })
+	c.open(1, 2)
+	c.node("c").mustPut(t, id, "new")
+	c.wantSame(1, "a", "b")
+}
+
 func TestAVolumeWithoutOurFilesIsOnlyRead(t *testing.T) {
 	t.Parallel()
 	c := start(t, "a")
