@@ -24,9 +24,11 @@ const (
 
 // node is a volume server: its disks, and while it runs its copies.
 type node struct {
-	w      *world
-	id     volume.NodeID
-	up     bool
+	w       *world
+	id      volume.NodeID
+	up      bool
+	leaving bool // it has said so
+
 	lives  int           // runs of the process so far
 	froze  time.Duration // until when it does nothing
 	disks  map[volume.ID]*disk
@@ -90,7 +92,7 @@ func (n *node) openLedger() {
 // start runs the process: it knows what is on disk, and nothing else. That was
 // opened when the run before it died.
 func (n *node) start() {
-	n.up = true
+	n.up, n.leaving = true, false
 	n.lives++
 	n.running, n.lost, n.adopting = map[volume.ID]*run{}, map[volume.ID]volume.CopyReport{}, map[volume.ID]*adoption{}
 	n.master = n.w.masters[n.w.rng.IntN(len(n.w.masters))]
@@ -103,6 +105,18 @@ func (n *node) start() {
 	n.every(20*ms, n.tick)
 	n.every(30*ms, n.beat)
 	n.every(40*ms, n.watch)
+}
+
+// sayGoodbye has all copies say that they are about to be stopped.
+func (n *node) sayGoodbye() {
+	n.w.trace("%s is about to leave", n.id)
+	n.leaving = true
+	for _, id := range slices.Sorted(maps.Keys(n.running)) {
+		r := n.running[id]
+		if stream, ok := r.core.Following(); ok {
+			n.send(r.follows, id, r.known, replica.Message{Kind: replica.KindLeaving, Stream: stream})
+		}
+	}
 }
 
 // crash kills the process, and perhaps the machine, and with that whatever its
@@ -613,6 +627,8 @@ func (r *run) answer(from volume.Holder, m replica.Message) {
 		if s != nil && s.stream == m.Stream {
 			s.acked = max(s.acked, m.Seq)
 		}
+	case replica.KindLeaving:
+		r.core.Leaving(from, m)
 	case replica.KindBuilt, replica.KindReady, replica.KindCompactionFailed:
 		r.core.Answered(from, m)
 	}
@@ -643,7 +659,7 @@ func (r *run) adopt(from volume.Holder, m replica.Message) job {
 		func() bool {
 			r.core.Adopted(plan.Stream, r.log.End())
 			r.known, r.follows = m.To, from.Node
-			r.node.send(from.Node, r.id, m.To, replica.Message{Kind: replica.KindWelcome, Stream: plan.Stream, End: r.log.End(), Checksum: sum})
+			r.node.send(from.Node, r.id, m.To, replica.Message{Kind: replica.KindWelcome, Stream: plan.Stream, End: r.log.End(), Checksum: sum, Leaving: r.node.leaving})
 			return true
 		},
 	}

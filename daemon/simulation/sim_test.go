@@ -128,6 +128,14 @@ func (w *world) unleash() {
 	w.often(&w.crash, func() {
 		if n := any(); n.up && w.chance(0.5) {
 			n.dieSoon(60)
+		} else if n.up && w.chance(0.4) {
+			n.sayGoodbye()
+			w.after(w.between(0, 100*ms), func() {
+				if n.up {
+					n.crash()
+				}
+			})
+			w.after(w.between(110*ms, 700*ms), n.revive)
 		} else if n.up {
 			n.crash()
 			w.after(w.between(10*ms, 600*ms), n.revive)

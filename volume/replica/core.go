@@ -82,6 +82,7 @@ type peerState struct {
 	acked    uint64 // highest sequence number acknowledged
 	adding   bool   // the leader was asked to have it in sync; it counts until a newer epoch (rule R9)
 	suspect  bool
+	leaving  bool   // it has said that it is about to stop, and was not met again since
 	refused  Code   // it cannot be a copy of this log; "" unless so
 	abort    uint64 // the attempt at a compaction that it has yet to be told is given up; 0 for none
 }

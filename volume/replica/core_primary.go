@@ -64,7 +64,7 @@ func (c *Core) Welcomed(from volume.Holder, m Message, sameChecksum bool) {
 	case counts && m.End < p.durable:
 		p.refused = CodeBehind // it has lost what it acknowledged in this epoch
 	default:
-		*p = peerState{stream: p.stream, attached: true, durable: m.End, acked: p.acked, adding: p.adding}
+		*p = peerState{stream: p.stream, attached: true, durable: m.End, acked: p.acked, adding: p.adding, leaving: m.Leaving}
 	}
 	c.settle()
 }
@@ -110,6 +110,16 @@ func (c *Core) Acked(from volume.Holder, m Message) {
 	}
 	p.durable, p.acked, p.suspect = max(p.durable, m.Durable), max(p.acked, m.Seq), false
 	c.settle()
+}
+
+// Leaving takes the word of a copy that it is about to be stopped: from now on the
+// first write that would wait for it has it leave the set, while it still answers.
+// A volume that nobody writes to keeps it (rule R9).
+func (c *Core) Leaving(from volume.Holder, m Message) {
+	if p := c.current(from, m.Stream); p != nil {
+		p.leaving = true
+		c.settle()
+	}
 }
 
 // Detached says that the link of stream broke. What the peer has made durable
@@ -177,7 +187,7 @@ func (c *Core) count() {
 	all := max(c.committed, c.Base())
 	for _, h := range c.entry.Joining {
 		p := c.peers[h]
-		if p != nil && p.attached && p.refused == "" && !p.adding && p.durable >= all {
+		if p != nil && p.attached && p.refused == "" && !p.adding && !p.leaving && p.durable >= all {
 			p.adding = true
 		}
 	}
@@ -286,7 +296,7 @@ func (c *Core) removable() (unfit, silent, replace []volume.Holder) {
 			if p.refused != CodeBehind {
 				replace = append(replace, h)
 			}
-		case p.suspect && c.waiting() && len(c.entry.InSync)-len(silent) > least:
+		case p.holdsUp() && c.waiting() && len(c.entry.InSync)-len(silent) > least:
 			silent = append(silent, h)
 		}
 	}
@@ -299,6 +309,9 @@ func (c *Core) removable() (unfit, silent, replace []volume.Holder) {
 	return unfit, silent, replace
 }
 
+// holdsUp reports whether nothing should wait for the peer.
+func (p *peerState) holdsUp() bool { return p.suspect || p.leaving }
+
 // addable lists the joining copies to ask for, and reports whether a new epoch
 // with the old set is needed: only that ends the wait for a copy that was asked
 // for, fell silent or joins no longer, and may have been added all the same.
@@ -306,7 +319,7 @@ func (c *Core) addable() (add []volume.Holder, renew bool) {
 	for h, p := range c.peers {
 		switch {
 		case !p.adding:
-		case !slices.Contains(c.entry.Joining, h), p.refused != "", p.suspect && c.waiting():
+		case !slices.Contains(c.entry.Joining, h), p.refused != "", p.holdsUp() && c.waiting():
 			renew = true
 		default:
 			add = append(add, h)

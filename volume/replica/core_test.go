@@ -327,3 +327,49 @@ func FuzzUnframe(f *testing.F) {
 		c.OnHello(m) // whatever it is, it must not bring the copy down
 	})
 }
+
+func TestACopyThatLeavesIsNotWaitedFor(t *testing.T) {
+	t.Parallel()
+	c := leading(t)
+	c.attachTo(copyB, 1, 100)
+	c.attachTo(copyC, 2, 100)
+	c.Effects()
+	c.Leaving(copyB, Message{Kind: KindLeaving, Stream: 9})
+	c.Appended(200)
+	if got := asks(c.Effects()); len(got) > 0 {
+		t.Errorf("a word by another stream: asked %v", got)
+	}
+	c.Synced(200)
+	c.Acked(copyB, Message{Stream: 1, Durable: 200})
+	c.Acked(copyC, Message{Stream: 2, Durable: 200})
+	c.Effects()
+	c.Leaving(copyB, Message{Kind: KindLeaving, Stream: 1})
+	if got := asks(c.Effects()); len(got) > 0 {
+		t.Errorf("nothing waits (rule R9), and yet it asked %v", got)
+	}
+	c.Appended(300)
+	if got := lastRemove(c.Effects()).Copies; !reflect.DeepEqual(got, []volume.Holder{copyB}) {
+		t.Errorf("asked to remove %v", got)
+	}
+	c.Acked(copyB, Message{Stream: 1, Durable: 300})
+	c.Acked(copyC, Message{Stream: 2, Durable: 300})
+	c.Synced(300)
+	if c.Committed() != 300 {
+		t.Errorf("committed %d: until it is out it counts, and answers", c.Committed())
+	}
+}
+
+func TestACopyThatLeavesIsNotAdded(t *testing.T) {
+	t.Parallel()
+	c := leading(t)
+	c.attachTo(copyB, 1, 100)
+	c.Hello(copyC, 2)
+	c.Welcomed(copyC, Message{Kind: KindWelcome, Stream: 2, End: 100, Leaving: true}, true)
+	if got := asks(c.Effects()); len(got) > 0 {
+		t.Errorf("asked %v", got)
+	}
+	c.attachTo(copyC, 3, 100) // it was restarted
+	if got := asks(c.Effects()); !reflect.DeepEqual(got, []volume.AskKind{volume.AskAdd}) {
+		t.Errorf("asked %v", got)
+	}
+}

@@ -132,10 +132,13 @@ func (r *Replica) followed(f *following, m *Message, in <-chan *Message) error {
 	return fmt.Errorf("%w: a %s from a primary", volume.ErrBadRequest, m.Kind)
 }
 
-// speak says what there is to say about a compaction.
+// speak says what there is to say about a compaction, and that this copy leaves.
 func (r *Replica) speak(f *following) error {
 	r.mu.Lock()
 	answers := r.core.Answers()
+	if stream, ok := r.core.Following(); ok && r.leaving {
+		answers = append(answers, Message{Kind: KindLeaving, Stream: stream})
+	}
 	r.mu.Unlock()
 	for i := range answers {
 		if err := f.link.Send(&answers[i]); err != nil {
@@ -202,7 +205,7 @@ func (r *Replica) attach(f *following, m *Message) (answer *Message, err error) 
 	if stream, ok := r.core.Following(); !ok || stream != plan.Stream {
 		return nil, nil // a newer epoch came meanwhile, and its hello will
 	}
-	return &Message{Kind: KindWelcome, Stream: plan.Stream, End: end, Checksum: sum}, nil
+	return &Message{Kind: KindWelcome, Stream: plan.Stream, End: end, Checksum: sum, Leaving: r.leaving}, nil
 }
 
 // batches appends m and the batches that wait behind it, syncs once, and

@@ -16,7 +16,7 @@ type Kind byte
 // others back.
 const (
 	KindHello   Kind = 1 + iota // Stream, Entry, From, To, Epochs, End, Committed
-	KindWelcome                 // Stream, End, Checksum
+	KindWelcome                 // Stream, End, Checksum, Leaving
 	KindRefusal                 // Stream, Code, Reason, Entry (the newest known, if any), End
 	KindBatch                   // Stream, Seq, Offset, Bytes, Committed
 	KindAck                     // Stream, Seq, Durable
@@ -27,6 +27,8 @@ const (
 	KindBuilt            // Stream, Attempt
 	KindReady            // Stream, Attempt, End and Checksum (of the new .dat)
 	KindCompactionFailed // Stream, Attempt, Reason
+
+	KindLeaving // Stream
 )
 
 func (k Kind) String() string {
@@ -53,6 +55,8 @@ func (k Kind) String() string {
 		return "ready"
 	case KindCompactionFailed:
 		return "compaction failed"
+	case KindLeaving:
+		return "leaving"
 	}
 	return fmt.Sprintf("message of kind %d", byte(k))
 }
@@ -87,6 +91,7 @@ type Message struct {
 	Checksum uint32 `json:"checksum,omitempty"` // of .dat[0:End)
 	Code     Code   `json:"code,omitempty"`
 	Reason   string `json:"reason,omitempty"`
+	Leaving  bool   `json:"leaving,omitempty"` // this copy is about to be stopped as planned
 
 	Attempt    uint64            `json:"attempt,omitempty"` // at a compaction; counted by the primary within its epoch
 	Compaction volume.Compaction `json:"compaction,omitzero"`
@@ -152,7 +157,7 @@ func (m *Message) Unframe(b []byte) error {
 			return bad("acknowledgement of a wrong length")
 		}
 		*m = Message{Kind: kind, Stream: be.Uint64(b[1:]), Seq: be.Uint64(b[9:]), Durable: int64(be.Uint64(b[17:]))}
-	case KindHello, KindWelcome, KindRefusal, KindCompact, KindFinishCompaction, KindAbortCompaction, KindBuilt, KindReady, KindCompactionFailed:
+	case KindHello, KindWelcome, KindRefusal, KindCompact, KindFinishCompaction, KindAbortCompaction, KindBuilt, KindReady, KindCompactionFailed, KindLeaving:
 		*m = Message{}
 		if err := json.Unmarshal(b[1:], m); err != nil {
 			return fmt.Errorf("%w: message between copies: %w", volume.ErrBadRequest, err)

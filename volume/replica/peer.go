@@ -324,6 +324,11 @@ func (r *Replica) receive(p *peer, link Link) error {
 			r.core.Acked(p.holder, *m)
 			r.effectsLocked()
 			r.mu.Unlock()
+		case KindLeaving:
+			r.mu.Lock()
+			r.core.Leaving(p.holder, *m)
+			r.effectsLocked()
+			r.mu.Unlock()
 		case KindBuilt, KindReady, KindCompactionFailed:
 			r.mu.Lock()
 			r.core.Answered(p.holder, *m)

@@ -45,6 +45,7 @@ type Replica struct {
 	core     *Core
 	closed   bool
 	yielding bool // takes no new writes: leadership is about to be given up
+	leaving  bool // is about to be stopped
 
 	yieldsRoom bool       // a primary whose disk has room is asked for
 	cramped    time.Time  // until then none is, for one was asked for lately
@@ -482,6 +483,17 @@ func (r *Replica) Yield(ctx context.Context) error {
 		case <-timer.C:
 		}
 		timer.Stop()
+	}
+}
+
+// Leave tells the primary, the one followed now and those to come, that this copy
+// is about to be stopped. It follows until then, and is not waited for after.
+func (r *Replica) Leave() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.leaving = true
+	if r.follower != nil {
+		r.follower.pokeNow()
 	}
 }
 

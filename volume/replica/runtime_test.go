@@ -592,6 +592,22 @@ func TestAPlannedStopHandsOverWithoutALoss(t *testing.T) {
 	c.at("b").mustWrite(t, 77_000_000, "to the end")
 }
 
+// A node that is stopped as planned tells the primaries that it follows, so that
+// nobody finds out by waiting for it.
+func TestNoWriteWaitsForACopyThatSaidItLeaves(t *testing.T) {
+	t.Parallel()
+	c := start(t, volume.Spec{}, "a", "b")
+	a, b := c.at("a"), c.at("b")
+	a.mustWrite(t, 1, "one")
+	b.Leave()
+	eventually(t, "a write takes b out of the set, while it still answers", func() bool {
+		a.mustWrite(t, 2, time.Now().String())
+		return len(c.now().InSync) == 1
+	})
+	c.stop("b")
+	a.mustWrite(t, 3, "three")
+}
+
 func TestACopyInDoubtLetsAnotherLead(t *testing.T) {
 	t.Parallel()
 	for _, withHeir := range []bool{true, false} {

@@ -308,6 +308,9 @@ func (s *Server) Drain(ctx context.Context) error {
 		})
 	}
 	g.Wait() // the errors are in errs: one volume that stays must not hide the others
+	for _, r := range copies {
+		r.Leave()
+	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("hand volumes over: %w", err)
 	}
