@@ -31,6 +31,7 @@ type Phase struct {
 	WriteGap float64  `json:"write_gap_ms"`
 	ReadGap  float64  `json:"read_gap_ms"` // longest time without a success
 	Latency  Latency  `json:"latency_ms"`  // of all kinds, failed ones too
+	Slowest  []string `json:"slowest"`     // requests, the slowest first
 	Examples []string `json:"error_examples,omitempty"`
 }
 
@@ -53,7 +54,10 @@ type Latency struct {
 // Good reports whether no request failed and nothing was wrong.
 func (r *Report) Good() bool { return r.Steady.Failed+r.During.Failed+len(r.Wrong) == 0 }
 
-const mostExamples = 5
+const (
+	mostExamples = 5
+	mostSlowest  = 8
+)
 
 func (r *Report) wrong(format string, args ...any) {
 	r.Wrong = append(r.Wrong, fmt.Sprintf(format, args...))
@@ -92,6 +96,7 @@ func phase(ops []op, from, to time.Duration) Phase {
 		p.Requests = append(p.Requests, c)
 	}
 	p.Latency = latency(all)
+	p.Slowest = slowest(ops)
 	p.WriteGap = ms(gap(ops, from, to, func(k kind) bool { return k == submit || k == assign || k == overwrite }))
 	p.ReadGap = ms(gap(ops, from, to, func(k kind) bool { return k == get }))
 	return p
@@ -99,8 +104,20 @@ func phase(ops []op, from, to time.Duration) Phase {
 
 func (p *Phase) example(o op) {
 	if len(p.Examples) < mostExamples {
-		p.Examples = append(p.Examples, fmt.Sprintf("%s at %s, %s after the start, took %s: %v", o.kind, o.at, o.begin.Round(time.Millisecond), (o.end-o.begin).Round(time.Millisecond), o.err))
+		p.Examples = append(p.Examples, fmt.Sprintf("%s: %v", o, o.err))
 	}
+}
+
+func slowest(ops []op) (text []string) {
+	ops = slices.SortedFunc(slices.Values(ops), func(a, b op) int { return cmp.Compare(b.end-b.begin, a.end-a.begin) })
+	for _, o := range ops[:min(len(ops), mostSlowest)] {
+		text = append(text, o.String())
+	}
+	return text
+}
+
+func (o op) String() string {
+	return fmt.Sprintf("%s of %s at %s, %s after the start, took %s", o.kind, o.id, o.at, o.begin.Round(time.Millisecond), (o.end - o.begin).Round(time.Millisecond))
 }
 
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

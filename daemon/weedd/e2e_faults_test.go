@@ -79,20 +79,24 @@ func faults(t *testing.T, binary string) {
 	opt := probe.Options{Replication: "001", For: faultTime(t), Steady: 3 * time.Second, Recover: wholeWithin, Progress: func(step string) { t.Log(step) }}
 	var reports []*probe.Report
 	for i, f := range processFaults {
-		victim, others := leaderOf(t, nodes[0], nodes)
-		if !f.leader {
-			victim, others = others[0], []*node{victim, others[1]}
-		}
-		opt.Masters, opt.Seed = []string{others[0].master(), others[1].master()}, uint64(i)
-		reports = append(reports, probed(t, opt, probe.Fault{
-			Name:   f.name,
-			Inject: func(ctx context.Context) error { return f.inject(ctx, victim) },
-			Heal:   func(ctx context.Context) error { return f.heal(ctx, victim) },
-		}))
+		t.Run(f.name, func(t *testing.T) {
+			victim, others := leaderOf(t, nodes[0], nodes)
+			if !f.leader {
+				victim, others = others[0], []*node{victim, others[1]}
+			}
+			opt.Masters, opt.Seed = []string{others[0].master(), others[1].master()}, uint64(i)
+			reports = append(reports, probed(t, opt, probe.Fault{
+				Name:   f.name,
+				Inject: func(ctx context.Context) error { return f.inject(ctx, victim) },
+				Heal:   func(ctx context.Context) error { return f.heal(ctx, victim) },
+			}))
+		})
 	}
-	opt.Masters, opt.MoveOn = []string{nodes[0].master(), nodes[1].master(), nodes[2].master()}, true
-	opt.For = time.Second
-	reports = append(reports, probed(t, opt, probe.Fault{Name: "rolling restart", Inject: func(ctx context.Context) error { return rolling(ctx, nodes) }}))
+	t.Run("rolling restart", func(t *testing.T) {
+		opt.Masters, opt.MoveOn = []string{nodes[0].master(), nodes[1].master(), nodes[2].master()}, true
+		opt.For = time.Second
+		reports = append(reports, probed(t, opt, probe.Fault{Name: "rolling restart", Inject: func(ctx context.Context) error { return rolling(ctx, nodes) }}))
+	})
 	show(t, reports)
 	v := awaitWhole(t, nodes[0])
 	stop(t, nodes[:]...)
@@ -125,6 +129,7 @@ func probed(t *testing.T, opt probe.Options, f probe.Fault) *probe.Report {
 	if !r.Good() {
 		t.Errorf("%s: clients noticed", f.Name)
 	}
+	t.Logf("the slowest: %s", strings.Join(r.During.Slowest, "\n  "))
 	return r
 }
 
