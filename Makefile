@@ -81,7 +81,9 @@ check-ansible: ## lint playbooks and scripts; configs/ is what the playbooks giv
 	cd ansible && for playbook in *.yml; do [ $$playbook = galaxy.yml ] || ansible-playbook --syntax-check $$playbook >/dev/null || exit 1; done
 	shellcheck ansible/lab/lab ansible/lab/e2e
 	@dir=$$(mktemp -d) && trap 'rm -rf $$dir' EXIT && $(HOST_CONFIGS)=$$dir >/dev/null && for file in $$dir/*; do \
-		cmp $$file configs/$${file##*/} || { echo 'configs/ is out of date: make generate' >&2; exit 1; }; done
+		cmp $$file configs/$${file##*/} || { echo 'configs/ is out of date: make generate' >&2; exit 1; }; done && \
+		$(HOST_CONFIGS)=$$dir -e '{"weedd_settings": {"access": {"allow": ["10.0.0.0/8"]}}}' >/dev/null && \
+		grep -q '^allow = \["10.0.0.0/8"\]$$' $$dir/host-*.toml || { echo 'a section of weedd_settings is not in the file' >&2; exit 1; }
 
 e2e-hosts: ## try the playbooks on three systemd hosts made on this machine (ansible/lab); needs root
 	ansible/lab/e2e
