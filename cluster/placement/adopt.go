@@ -85,7 +85,7 @@ func (p *plan) adoption(id volume.ID, f *foreign, vol *Volume, waited time.Durat
 	switch {
 	case p.set.KeepForeign:
 		return nil, ""
-	case vol != nil && vol.Entry.Adopted() && vol.Entry.State == volume.StateNew && len(f.made) > 0:
+	case vol != nil && vol.Entry.Adopted() && vol.Entry.State == volume.StateNew && slices.ContainsFunc(f.made, p.of(vol.Entry)):
 		return p.finished(f, vol), ""
 	case len(f.copies) == 0:
 		return nil, ""
@@ -133,6 +133,17 @@ func (p *plan) left(s Stray) bool {
 	return p.overdue(volume.Holder{Node: s.Node})
 }
 
+// of reports whether a copy was made of what e is to be adopted from, and its node
+// is there, or may come back. No other one is waited for: e does without it.
+func (p *plan) of(e *volume.Entry) func(Stray) bool {
+	return func(s Stray) bool { return source(e, s.Node) >= 0 && !p.left(s) }
+}
+
+// source is the place in e.Sources of what is on node, or -1.
+func source(e *volume.Entry, node volume.NodeID) int {
+	return slices.IndexFunc(e.Sources, func(s volume.Source) bool { return s.Node == node })
+}
+
 // finished plans an adoption anew with a copy that was made by order of an entry
 // that was replaced in that moment: its node cannot make another one, for the
 // files there are ours now. Which files of other nodes are in it is not known, so
@@ -140,7 +151,7 @@ func (p *plan) left(s Stray) bool {
 func (p *plan) finished(f *foreign, vol *Volume) *catalog.Adopt {
 	e := vol.Entry
 	for _, s := range f.made {
-		own := slices.IndexFunc(e.Sources, func(src volume.Source) bool { return src.Node == s.Node })
+		own := source(e, s.Node)
 		if own < 0 || s.Report.State != volume.CopyHealthy || !p.alive(volume.Holder{Node: s.Node}) {
 			continue
 		}
