@@ -84,6 +84,7 @@ func (a *API) route() {
 	a.word("/status", a.frame(a.status), "GET", "HEAD")
 	a.word("/healthz", a.frame(a.healthz), "GET", "HEAD", "POST", "PUT", "DELETE")
 	a.word("/readyz", a.frame(a.readyz), "GET", "HEAD", "POST", "PUT", "DELETE")
+	a.word("/delete", a.frame(a.deleteBatch), "POST", "DELETE")
 	if a.opts.Scrub != nil {
 		a.word("/admin/scrub", a.frame(a.scrubbed), "GET", "HEAD")
 		a.word("/admin/scrub", a.frame(a.scrub), "POST", "PUT")
@@ -219,34 +220,10 @@ func (a *API) fail(x *exchange, err error) {
 		}
 		panic(http.ErrAbortHandler)
 	}
-	status, known := wire.Status(err)
-	if errors.Is(err, volume.ErrNoSpace) { // a 5xx: the client comes back with a file id on another disk
-		status = http.StatusInsufficientStorage
-	}
-	text := err.Error()
-	switch x.r.Method {
-	case http.MethodGet, http.MethodHead:
-		if errors.Is(err, volume.ErrCookie) {
-			status = http.StatusNotFound // a wrong cookie is not told from an absent file
-		}
-	case http.MethodDelete:
-		if status == http.StatusNotFound {
-			x.json(status, deleted{})
-			return
-		}
-		if errors.Is(err, volume.ErrCookie) {
-			status, text = http.StatusBadRequest, "File Random Cookie does not match."
-		}
-	default:
-		if status == http.StatusNotFound || status == http.StatusNotAcceptable {
-			status = http.StatusInternalServerError // so that the client comes back with a new file id
-		}
-	}
-	if !known {
-		text = "internal error"
-		a.log.Error("request failed", "method", x.r.Method, "path", x.r.URL.Path, "err", err)
-	} else if status == http.StatusInternalServerError && !theirs(err) {
-		a.log.Warn("request failed", "method", x.r.Method, "path", x.r.URL.Path, "err", err)
+	status, text := a.refusal(x.r.Method, x.r, err)
+	if x.r.Method == http.MethodDelete && status == http.StatusNotFound {
+		x.json(status, deleted{})
+		return
 	}
 	wire.RetryLater(x.w.Header(), status)
 	chunk := (*chunkError)(nil)
@@ -258,10 +235,47 @@ func (a *API) fail(x *exchange, err error) {
 	x.error(status, text)
 }
 
+// refusal gives status and text of the answer to a request that failed as one of that
+// method, and logs what somebody should look at.
+func (a *API) refusal(method string, r *http.Request, err error) (status int, text string) {
+	status, known := wire.Status(err)
+	if errors.Is(err, volume.ErrNoSpace) { // a 5xx: the client comes back with a file id on another disk
+		status = http.StatusInsufficientStorage
+	}
+	text = err.Error()
+	switch method {
+	case http.MethodGet, http.MethodHead:
+		if errors.Is(err, volume.ErrCookie) {
+			status = http.StatusNotFound // a wrong cookie is not told from an absent file
+		}
+	case http.MethodDelete:
+		if errors.Is(err, volume.ErrCookie) {
+			status, text = http.StatusBadRequest, "File Random Cookie does not match."
+		}
+	default:
+		if status == http.StatusNotFound || status == http.StatusNotAcceptable {
+			status = http.StatusInternalServerError // so that the client comes back with a new file id
+		}
+	}
+	if !known {
+		text = "internal error"
+		a.log.Error("request failed", "method", r.Method, "path", r.URL.Path, "err", err)
+	} else if status == http.StatusInternalServerError && !theirs(err) {
+		a.log.Warn("request failed", "method", r.Method, "path", r.URL.Path, "err", err)
+	}
+	return status, text
+}
+
 // theirs reports whether an error that is answered by 500, so that the client comes
-// back with a new id, is the client's mistake all the same: nobody needs to look.
+// back with a new id, is the client's mistake all the same, or what a volume that takes
+// no writes answers to every one: nobody needs to look.
 func theirs(err error) bool {
-	return errors.Is(err, volume.ErrCookie) || errors.Is(err, volume.ErrNoVolume) || errors.Is(err, volume.ErrNotFound)
+	for _, e := range []error{volume.ErrCookie, volume.ErrNoVolume, volume.ErrNotFound, volume.ErrReadOnly} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
 }
 
 // other answers what no route takes.

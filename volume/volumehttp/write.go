@@ -1,12 +1,15 @@
 package volumehttp
 
 import (
+	"context"
 	"net/http"
+	"net/url"
 	"strconv"
 	"time"
 
 	"github.com/julienschmidt/httprouter"
 
+	"weedd/volume"
 	"weedd/volume/wire"
 )
 
@@ -68,27 +71,36 @@ func (a *API) delete(x *exchange, p httprouter.Params) error {
 	if err != nil {
 		return err
 	}
-	modified := uint64(time.Now().Unix())
-	if ts, err := strconv.ParseUint(q.Get("ts"), 10, 40); err == nil && ts > 0 {
-		modified = ts
-	}
-	ctx := x.r.Context()
-	m, err := a.manifest(ctx, t.id)
+	size, err := a.remove(x.r.Context(), t.id, modifiedBy(q))
 	if err != nil {
 		return err
-	}
-	if m != nil {
-		if err := a.deleteChunks(ctx, m, modified); err != nil {
-			return err
-		}
-	}
-	size, err := a.blobs.Delete(ctx, t.id, modified)
-	if err != nil {
-		return err
-	}
-	if m != nil {
-		size = m.Size
 	}
 	x.json(http.StatusAccepted, deleted{size})
 	return nil
+}
+
+// modifiedBy is the time of a deletion, in unix seconds.
+func modifiedBy(q url.Values) uint64 {
+	if ts, err := strconv.ParseUint(q.Get("ts"), 10, 40); err == nil && ts > 0 {
+		return ts
+	}
+	return uint64(time.Now().Unix())
+}
+
+// remove deletes a file, after its chunks.
+func (a *API) remove(ctx context.Context, id volume.FileID, modified uint64) (size int64, err error) {
+	m, err := a.manifest(ctx, id)
+	if err != nil {
+		return 0, err
+	}
+	if m != nil {
+		if err := a.deleteChunks(ctx, m, modified); err != nil {
+			return 0, err
+		}
+	}
+	size, err = a.blobs.Delete(ctx, id, modified)
+	if m != nil {
+		size = m.Size
+	}
+	return size, err
 }
