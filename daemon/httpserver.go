@@ -16,15 +16,12 @@ type httpServer struct {
 	stall   time.Duration // a client that neither sends nor takes anything for so long is dropped
 	leaving atomic.Bool
 
-	mu      sync.Mutex
-	running int
-	closed  bool
-	idle    *sync.Cond
+	running sync.RWMutex // held for reading by each handler
+	closed  bool         // guarded by running
 }
 
 func newHTTP(h http.Handler, log *slog.Logger) *httpServer {
 	s := &httpServer{handler: h, stall: time.Minute}
-	s.idle = sync.NewCond(&s.mu)
 	s.Server = &http.Server{
 		Handler: s, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
@@ -39,17 +36,12 @@ func (s *httpServer) Leave() { s.leaving.Store(true) }
 
 // ServeHTTP implements http.Handler.
 func (s *httpServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	s.mu.Lock()
-	closed := s.closed
-	if !closed {
-		s.running++
-	}
-	s.mu.Unlock()
-	if closed { // on a connection that was accepted while Close ran
+	s.running.RLock()
+	defer s.running.RUnlock()
+	if s.closed { // on a connection that was accepted while Close ran
 		w.WriteHeader(http.StatusServiceUnavailable)
 		return
 	}
-	defer s.done()
 	if s.leaving.Load() {
 		w.Header().Set("Connection", "close")
 	}
@@ -60,23 +52,12 @@ func (s *httpServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.handler.ServeHTTP(w, r)
 }
 
-func (s *httpServer) done() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.running--; s.running == 0 {
-		s.idle.Broadcast()
-	}
-}
-
 // Close closes all connections, which cancels the contexts of their requests,
 // and waits for the handlers.
 func (s *httpServer) Close() error {
 	err := s.Server.Close()
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.running.Lock()
+	defer s.running.Unlock()
 	s.closed = true
-	for s.running > 0 {
-		s.idle.Wait()
-	}
 	return err
 }

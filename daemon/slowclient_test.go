@@ -1,13 +1,16 @@
 package daemon
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -161,4 +164,149 @@ func TestAHandlerMayTakeItsTime(t *testing.T) {
 			t.Errorf("%q: %q, %v", request, b, err)
 		}
 	}
+}
+
+// timedConn counts how often a deadline for reads is set.
+type timedConn struct {
+	net.Conn
+	set int
+}
+
+func (c *timedConn) SetReadDeadline(t time.Time) error {
+	c.set++
+	return c.Conn.SetReadDeadline(t)
+}
+
+// pipe makes a connection and its other end.
+func pipe(t *testing.T, stall time.Duration) (*slowConn, *timedConn, net.Conn) {
+	ours, theirs := net.Pipe()
+	t.Cleanup(func() { _, _ = ours.Close(), theirs.Close() })
+	timed := &timedConn{Conn: ours}
+	return &slowConn{Conn: timed, stall: stall}, timed, theirs
+}
+
+func TestAReadEndsAtTheDeadlineThatWasSetLast(t *testing.T) {
+	t.Parallel()
+	for name, deadlines := range map[string][]time.Duration{ // 0 is none
+		"one":                 {time.Hour},
+		"a later one":         {time.Second, time.Hour},
+		"an earlier one":      {time.Hour, time.Second},
+		"up and down":         {time.Hour, time.Second, time.Hour, 20 * time.Second},
+		"none between":        {time.Minute, 0, time.Hour},
+		"none at first":       {0, time.Minute},
+		"one that has passed": {time.Hour, -time.Hour},
+		"one after that":      {-time.Hour, 0, time.Minute},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				c, _, _ := pipe(t, time.Minute)
+				began := time.Now()
+				for _, d := range deadlines {
+					if err := c.SetReadDeadline(deadline(d)); err != nil {
+						t.Fatal(err)
+					}
+				}
+				_, err := c.Read(make([]byte, 1))
+				want := max(deadlines[len(deadlines)-1], 0)
+				if took := time.Since(began); !errors.Is(err, os.ErrDeadlineExceeded) || took != want {
+					t.Errorf("ended after %v, want %v: %v", took, want, err)
+				}
+			})
+		})
+	}
+}
+
+func deadline(d time.Duration) time.Time {
+	if d == 0 {
+		return time.Time{}
+	}
+	return time.Now().Add(d)
+}
+
+// A deadline reaches a read that waits already: so http.Server ends the read by which
+// it sees that a client hangs up.
+func TestADeadlineEndsAReadThatWaits(t *testing.T) {
+	t.Parallel()
+	for _, first := range []time.Duration{0, time.Hour} {
+		synctest.Test(t, func(t *testing.T) {
+			c, _, other := pipe(t, time.Minute)
+			ended := make(chan error, 1)
+			read := func() {
+				_, err := c.Read(make([]byte, 1))
+				ended <- err
+			}
+			_ = c.SetReadDeadline(deadline(first))
+			go read()
+			time.Sleep(10 * time.Minute)
+			_ = c.SetReadDeadline(time.Unix(1, 0))
+			if err := <-ended; !errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("%v", err)
+			}
+			_ = c.SetReadDeadline(time.Time{})
+			go read()
+			time.Sleep(10 * time.Minute)
+			_, _ = other.Write([]byte("x"))
+			if err := <-ended; err != nil {
+				t.Errorf("the read after that: %v", err)
+			}
+		})
+	}
+}
+
+// What http.Server sets for each request costs a timer only now and then.
+func TestDeadlinesThatRiseAreSetOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c, timed, other := pipe(t, time.Minute)
+		go func() {
+			for range 1000 {
+				_, _ = other.Write([]byte("x"))
+			}
+		}()
+		for range 1000 {
+			_ = c.SetReadDeadline(deadline(2 * time.Minute))
+			_ = c.SetReadDeadline(deadline(10 * time.Second))
+			if _, err := c.Read(make([]byte, 1)); err != nil {
+				t.Fatal(err)
+			}
+			_ = c.SetReadDeadline(time.Time{})
+			time.Sleep(time.Millisecond)
+		}
+		if timed.set > 5 {
+			t.Errorf("set %d times for 1000 requests in a second", timed.set)
+		}
+	})
+}
+
+// Every write has the whole time, whatever is left of that of the one before.
+func TestAWriteHasItsOwnTime(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c, _, other := pipe(t, time.Minute)
+		took := make(chan time.Duration, 1)
+		for _, idle := range []time.Duration{0, 50 * time.Second, 10 * time.Minute} {
+			time.Sleep(idle)
+			go func() {
+				began := time.Now()
+				_, err := c.Write([]byte("12"))
+				if err != nil {
+					t.Errorf("%v idle: %v", idle, err)
+				}
+				took <- time.Since(began)
+			}()
+			time.Sleep(59 * time.Second)
+			if _, err := io.ReadFull(other, make([]byte, 2)); err != nil {
+				t.Fatal(err)
+			}
+			if d := <-took; d != 59*time.Second {
+				t.Errorf("took %v", d)
+			}
+		}
+		time.Sleep(50 * time.Second)
+		began := time.Now()
+		if _, err := c.Write([]byte("12")); !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(began) != time.Minute {
+			t.Errorf("a write that nobody takes ended after %v: %v", time.Since(began), err)
+		}
+	})
 }
