@@ -80,7 +80,6 @@ type Options struct {
 type API struct {
 	opts    Options
 	version string // as the answers say it
-	ids     wire.RequestIDs
 	metrics *wire.Metrics
 	repeats *repeats
 	limits  atomic.Pointer[limits]
@@ -251,7 +250,7 @@ func (a *API) frame(h handler) httprouter.Handle {
 				panic(http.ErrAbortHandler) // part of another answer is out: end the connection
 			}
 		}()
-		w.Header()[wire.HeaderRequestID] = []string{string(a.ids.Append(nil, began))}
+		w.Header()[wire.HeaderRequestID] = []string{string(wire.AppendRequestID(nil, began))}
 		if err := h(w, r); err != nil {
 			wire.Error(w, r, a.opts.Log, err)
 		}

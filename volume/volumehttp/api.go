@@ -99,7 +99,6 @@ type API struct {
 	log     *slog.Logger
 	opts    Options
 	server  []string // value of the Server header
-	ids     wire.RequestIDs
 	metrics *wire.Metrics
 	images  *images
 	limits  atomic.Pointer[limits]

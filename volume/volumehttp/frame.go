@@ -127,7 +127,7 @@ func (a *API) frame(h handler) httprouter.Handle {
 		defer a.finish(x)
 		header := w.Header()
 		header["Server"] = a.server
-		x.put(wire.HeaderRequestID, string(a.ids.Append(x.scratch[:0], x.began)))
+		x.put(wire.HeaderRequestID, string(wire.AppendRequestID(x.scratch[:0], x.began)))
 		if r.Header["Origin"] != nil || len(a.opts.Origins) > 0 {
 			a.origin(header, r)
 		}

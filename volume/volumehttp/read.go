@@ -128,7 +128,7 @@ func (x *exchange) validate(n *needle.Needle, body *content) validators {
 	v := validators{}
 	if n.Has(needle.FlagModified) && n.Modified > 0 {
 		v.modified = time.Unix(int64(n.Modified), 0)
-		b = v.modified.UTC().AppendFormat(b, http.TimeFormat)
+		b = wire.AppendTime(b, v.modified)
 	}
 	s := string(b)
 	v.tag = s[:end]

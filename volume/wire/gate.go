@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"weedd/volume"
@@ -18,9 +19,11 @@ type Gate struct {
 	wait    time.Duration
 	metrics *Metrics
 
-	mu    sync.Mutex
-	sent  int64
-	below chan struct{} // closed when sent falls below bytes; nil while nobody waits
+	sent atomic.Int64
+
+	mu      sync.Mutex
+	below   chan struct{} // closed when sent falls below bytes; nil while nobody waits
+	waiting atomic.Bool   // below is not nil; set under mu
 }
 
 // NewGate makes a gate for so many bytes, 0 for no limit, at which a request waits so
@@ -36,17 +39,11 @@ func (g *Gate) Enter(ctx context.Context) error {
 		return nil
 	}
 	var late <-chan time.Time
-	for {
-		g.mu.Lock()
-		if g.sent < g.bytes {
-			g.mu.Unlock()
+	for g.sent.Load() >= g.bytes {
+		below := g.wake()
+		if g.sent.Load() < g.bytes { // it fell before it was known that somebody waits
 			return nil
 		}
-		if g.below == nil {
-			g.below = make(chan struct{})
-		}
-		below := g.below
-		g.mu.Unlock()
 		if late == nil {
 			t := time.NewTimer(g.wait)
 			defer t.Stop()
@@ -60,16 +57,31 @@ func (g *Gate) Enter(ctx context.Context) error {
 			return fmt.Errorf("%w: downloads under way have reached the limit of %d bytes", volume.ErrBusy, g.bytes)
 		}
 	}
+	return nil
+}
+
+// wake gives a channel that is closed when there is less under way than the limit.
+func (g *Gate) wake() <-chan struct{} {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.below == nil {
+		g.below = make(chan struct{})
+		g.waiting.Store(true)
+	}
+	return g.below
 }
 
 // Add notes n more (or fewer) bytes on their way.
 func (g *Gate) Add(n int64) {
 	g.metrics.Downloading(n)
+	if g.sent.Add(n) >= g.bytes || !g.waiting.Load() {
+		return
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.sent += n
-	if g.below != nil && g.sent < g.bytes {
+	if g.below != nil {
 		close(g.below)
 		g.below = nil
+		g.waiting.Store(false)
 	}
 }

@@ -2,6 +2,8 @@ package wire
 
 import (
 	"strconv"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -11,6 +13,7 @@ import (
 type Metrics struct {
 	requests  *prometheus.CounterVec
 	seconds   *prometheus.HistogramVec
+	methods   map[string]*methodMetrics // "other" for those that HTTP does not know
 	running   prometheus.Gauge
 	uploads   prometheus.Gauge
 	downloads prometheus.Gauge
@@ -20,7 +23,8 @@ type Metrics struct {
 // Two APIs of one process share the metrics' names and differ by the label api.
 func NewMetrics(api string) *Metrics {
 	labels := prometheus.Labels{"api": api}
-	return &Metrics{
+	m := &Metrics{
+		methods: map[string]*methodMetrics{},
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "weedd_http_requests_total", ConstLabels: labels,
 			Help: "Requests answered, by method and status.",
@@ -43,6 +47,21 @@ func NewMetrics(api string) *Metrics {
 			Help: "Bytes of files held here that are being sent.",
 		}),
 	}
+	for _, method := range []string{"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", other} {
+		m.methods[method] = &methodMetrics{}
+	}
+	return m
+}
+
+// other is the label of methods that HTTP does not know, so that clients cannot make
+// up labels.
+const other = "other"
+
+// methodMetrics are the metrics of one method, found by their labels once.
+type methodMetrics struct {
+	once    sync.Once
+	seconds prometheus.Observer
+	codes   [600]atomic.Pointer[prometheus.Counter] // by status
 }
 
 // Collectors is what the process registers.
@@ -53,17 +72,23 @@ func (m *Metrics) Collectors() []prometheus.Collector {
 // Begin notes that a request has begun.
 func (m *Metrics) Begin() { m.running.Inc() }
 
-// End notes that a request has been answered. Methods that HTTP does not know
-// are counted together, so that clients cannot make up labels.
+// End notes that a request has been answered.
 func (m *Metrics) End(method string, status int, took time.Duration) {
-	switch method {
-	case "GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS":
-	default:
-		method = "other"
-	}
 	m.running.Dec()
-	m.requests.WithLabelValues(method, statusText(status)).Inc()
-	m.seconds.WithLabelValues(method).Observe(took.Seconds())
+	of := m.methods[method]
+	if of == nil {
+		method, of = other, m.methods[other]
+	}
+	of.once.Do(func() { of.seconds = m.seconds.WithLabelValues(method) })
+	of.seconds.Observe(took.Seconds())
+	status = min(max(status, 0), len(of.codes)-1)
+	requests := of.codes[status].Load()
+	if requests == nil {
+		counter := m.requests.WithLabelValues(method, strconv.Itoa(status))
+		requests = &counter
+		of.codes[status].Store(requests)
+	}
+	(*requests).Inc()
 }
 
 // Uploading notes n more (or fewer) bytes of uploads in memory.
@@ -71,17 +96,3 @@ func (m *Metrics) Uploading(n int64) { m.uploads.Add(float64(n)) }
 
 // Downloading notes n more (or fewer) bytes of files being sent.
 func (m *Metrics) Downloading(n int64) { m.downloads.Add(float64(n)) }
-
-func statusText(status int) string {
-	switch status { // the usual ones, without making a string for each request
-	case 200:
-		return "200"
-	case 201:
-		return "201"
-	case 206:
-		return "206"
-	case 404:
-		return "404"
-	}
-	return strconv.Itoa(status)
-}

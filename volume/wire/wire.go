@@ -7,14 +7,12 @@
 package wire
 
 import (
-	"crypto/rand"
-	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"net/url"
 	"strconv"
-	"sync"
 	"time"
 )
 
@@ -90,29 +88,30 @@ func Query(r *http.Request) (url.Values, error) {
 	return q, nil
 }
 
-// RequestIDs makes request ids. The zero value is ready for use.
-type RequestIDs struct {
-	mu   sync.Mutex
-	pool [64]byte // random bytes not yet used: pool[at:]
-	at   int
-}
-
 const upperHex = "0123456789ABCDEF"
 
-// Append appends a new id to b: the time in ns and 32 random bits, in upper case
-// hex, which is what clients of the reference know.
-func (ids *RequestIDs) Append(b []byte, now time.Time) []byte {
-	ids.mu.Lock()
-	if ids.at == 0 || ids.at == len(ids.pool) {
-		rand.Read(ids.pool[:]) // never fails: crypto/rand ends the process instead
-		ids.at = 0
-	}
-	n := binary.LittleEndian.Uint32(ids.pool[ids.at:])
-	ids.at += 4
-	ids.mu.Unlock()
+// AppendRequestID appends a new id to b: the time in ns and 32 random bits, in upper
+// case hex, which is what clients of the reference know.
+func AppendRequestID(b []byte, now time.Time) []byte {
 	b = appendHex(b, uint64(now.UnixNano()), 16)
-	return appendHex(b, uint64(n), 8)
+	return appendHex(b, uint64(rand.Uint32()), 8)
 }
+
+// AppendTime appends t as http.TimeFormat has it.
+func AppendTime(b []byte, t time.Time) []byte {
+	t = t.UTC()
+	year, month, day := t.Date()
+	hour, minute, second := t.Clock()
+	b = append(append(b, t.Weekday().String()[:3]...), ", "...)
+	b = append(appendTwo(b, day), ' ')
+	b = append(append(b, month.String()[:3]...), ' ')
+	b = append(appendTwo(appendTwo(b, year/100), year%100), ' ')
+	b = append(appendTwo(b, hour), ':')
+	b = append(appendTwo(b, minute), ':')
+	return append(appendTwo(b, second), " GMT"...)
+}
+
+func appendTwo(b []byte, n int) []byte { return append(b, byte('0'+n/10), byte('0'+n%10)) }
 
 func appendHex(b []byte, n uint64, digits int) []byte {
 	for shift := 4 * (digits - 1); shift >= 0; shift -= 4 {

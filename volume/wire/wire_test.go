@@ -75,11 +75,10 @@ func TestJSON(t *testing.T) {
 
 func TestRequestIDs(t *testing.T) {
 	t.Parallel()
-	var ids wire.RequestIDs
 	seen := map[string]bool{}
 	now := time.Now()
 	for range 100 {
-		id := string(ids.Append(nil, now))
+		id := string(wire.AppendRequestID(nil, now))
 		if seen[id] || !regexp.MustCompile(`^[0-9A-F]{24}$`).MatchString(id) {
 			t.Fatalf("id %q", id)
 		}
