@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"runtime"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -196,6 +197,9 @@ func (r *Replica) closeQueue() {
 // the rest to a goroutine.
 func (r *Replica) write(times int) {
 	for ; ; times-- {
+		if times > 1 { // a goroutine of its own
+			runtime.Gosched() // those who are about to queue a write shall share the sync
+		}
 		r.queueMu.Lock()
 		batch := r.queue
 		if len(batch) == 0 {
