@@ -49,18 +49,27 @@ func bareHandler(body []byte, file io.Writer) http.Handler {
 }
 
 // serveBare tells its address on standard output and serves until ctx ends.
-func serveBare(ctx context.Context, dir string, size int) error {
+func serveBare(ctx context.Context, dir string, o options) error {
 	file, err := os.OpenFile(filepath.Join(dir, "bodies"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return err
 	}
 	defer file.Close()
+	handler := bareHandler(content(o.size), file)
+	if o.floor {
+		record, err := recordFile(dir, o.size)
+		if err != nil {
+			return err
+		}
+		defer record.Close()
+		handler = floorHandler(record, o.size, dataFile{file})
+	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
 	}
 	fmt.Println(l.Addr())
-	srv := &http.Server{Handler: bareHandler(content(size), file)}
+	srv := &http.Server{Handler: handler}
 	stop := context.AfterFunc(ctx, func() { _ = srv.Close() }) // ends Serve, which is all there is to end
 	defer stop()
 	if err := srv.Serve(l); err != http.ErrServerClosed {

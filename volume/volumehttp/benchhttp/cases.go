@@ -23,6 +23,7 @@ const (
 type series struct {
 	name  string
 	want  int
+	at    *process // that answers
 	lanes []*lane
 }
 
@@ -30,35 +31,50 @@ type series struct {
 // series.
 func prepare(ctx context.Context, o options, s *servers) ([]series, error) {
 	body := content(o.size)
-	post := func(addr, fid string) *lane { return postLane(addr, fid, body) }
 	var all []series
-	add := func(name string, want int, lanes ...*lane) {
+	add := func(name string, want int, at *process, lanes ...*lane) {
 		if o.only.MatchString(name) {
-			all = append(all, series{name, want, lanes})
+			all = append(all, series{name, want, at, lanes})
 		}
 	}
-
-	files, err := storeFiles(ctx, s.os, body, o.files)
-	if err != nil {
-		return nil, err
+	reads := []struct {
+		name string
+		at   *process
+	}{{"GET weedd", s.os}, {"GET old", s.oldOS}}
+	add("GET bare", http.StatusOK, s.bare, getLane(s.bare.volume, []string{"/1,01deadbeef"}))
+	add("GET floor", http.StatusOK, s.floor, getLane(s.floor.volume, []string{"/1,01deadbeef"}))
+	for _, r := range reads {
+		if r.at == nil {
+			continue
+		}
+		files, err := storeFiles(ctx, r.at, body, o.files)
+		if err != nil {
+			return nil, err
+		}
+		add(r.name, http.StatusOK, r.at, getLane(r.at.volume, files))
 	}
-	add("GET bare", http.StatusOK, getLane(s.bare.volume, files))
-	add("GET weedd", http.StatusOK, getLane(s.os.volume, files))
-	add("POST bare", http.StatusCreated, post(s.bare.volume, "1,01deadbeef"))
+	add("POST bare", http.StatusCreated, s.bare, postLane(s.bare.volume, "1,01deadbeef", body))
+	add("POST floor", http.StatusCreated, s.floor, postLane(s.floor.volume, "1,01deadbeef", body))
 	for _, w := range []struct {
 		name        string
-		node        *process
+		at          *process
 		replication string
-	}{{"POST os", s.os, "000"}, {"POST group", s.group, "000"}, {"POST 000", s.pair[0], "000"}, {"POST 001", s.pair[0], "001"}} {
+	}{
+		{"POST os", s.os, "000"}, {"POST os old", s.oldOS, "000"}, {"POST group", s.group, "000"}, {"POST group old", s.oldGroup, "000"},
+		{"POST 000", s.pair[0], "000"}, {"POST 001", s.pair[0], "001"},
+	} {
+		if w.at == nil {
+			continue
+		}
 		var ls []*lane
 		for range lanes {
-			a, err := assign(ctx, w.node, w.replication, perLane)
+			a, err := assign(ctx, w.at, w.replication, perLane)
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", w.name, err)
 			}
-			ls = append(ls, post(a.URL, a.FileID))
+			ls = append(ls, postLane(a.URL, a.FileID, body))
 		}
-		add(w.name, http.StatusCreated, ls...)
+		add(w.name, http.StatusCreated, w.at, ls...)
 	}
 	return all, nil
 }
@@ -153,7 +169,7 @@ func postLane(addr, fid string, body []byte) *lane {
 // the last once more at half of the rates that were reached.
 func measure(ctx context.Context, o options, all []series) (*report, error) {
 	rep := &report{Size: o.size, Rounds: o.rounds, Seconds: o.duration.Seconds()}
-	for _, conc := range concurrencies {
+	for _, conc := range o.connections {
 		runs, err := drives(ctx, o, all, conc, nil)
 		if err != nil {
 			return nil, err
@@ -164,7 +180,7 @@ func measure(ctx context.Context, o options, all []series) (*report, error) {
 	for _, r := range rep.Rates { // of the last concurrency
 		half[r.Series] = r.PerSecond / 2
 	}
-	conc := concurrencies[len(concurrencies)-1]
+	conc := o.connections[len(o.connections)-1]
 	runs, err := drives(ctx, o, all, conc, half)
 	if err != nil {
 		return nil, err
@@ -182,7 +198,7 @@ func drives(ctx context.Context, o options, all []series, conc int, rates map[st
 			d = min(d, 300*time.Millisecond) // to warm up; not counted
 		}
 		for _, s := range all {
-			res, err := drive(ctx, s.lanes, conc, s.want, d, rates[s.name])
+			res, err := s.drive(ctx, conc, d, rates[s.name])
 			if err != nil {
 				return nil, fmt.Errorf("%s at %d: %w", s.name, conc, err)
 			}
@@ -195,4 +211,19 @@ func drives(ctx context.Context, o options, all []series, conc int, rates map[st
 		}
 	}
 	return runs, nil
+}
+
+// drive is drive for a series, and looks at what its server takes.
+func (s *series) drive(ctx context.Context, conc int, d time.Duration, rate float64) (result, error) {
+	before, err := s.at.cpu()
+	if err != nil {
+		return result{}, err
+	}
+	res, err := drive(ctx, s.lanes, conc, s.want, d, rate)
+	if err != nil {
+		return result{}, err
+	}
+	after, err := s.at.cpu()
+	res.cpu = (after - before) / time.Duration(max(res.latency.TotalCount(), 1))
+	return res, err
 }

@@ -26,7 +26,8 @@ type lane struct {
 
 // result is what one drive found.
 type result struct {
-	rate    float64 // answers a second
+	rate    float64       // answers a second
+	cpu     time.Duration // of the server, for one answer
 	latency *hdr.Histogram
 }
 

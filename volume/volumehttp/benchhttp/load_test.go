@@ -17,6 +17,14 @@ import (
 type safeBuffer struct {
 	mu sync.Mutex
 	bytes.Buffer
+	synced int
+}
+
+func (b *safeBuffer) Sync() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.synced = b.Len()
+	return nil
 }
 
 func (b *safeBuffer) Write(p []byte) (int, error) {
@@ -27,14 +35,35 @@ func (b *safeBuffer) Write(p []byte) (int, error) {
 
 func TestBareServerIsDriven(t *testing.T) {
 	t.Parallel()
-	var file safeBuffer
 	body := content(1024)
-	srv := httptest.NewServer(bareHandler(body, &file))
+	t.Run("bare", func(t *testing.T) {
+		t.Parallel()
+		var file safeBuffer
+		testBare(t, bareHandler(body, &file), &file)
+	})
+	t.Run("floor", func(t *testing.T) {
+		t.Parallel()
+		record, err := recordFile(t.TempDir(), len(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer record.Close()
+		var file safeBuffer
+		testBare(t, floorHandler(record, len(body), &file), &file)
+		if file.synced != file.Len() {
+			t.Errorf("%d of %d bytes were synced", file.synced, file.Len())
+		}
+	})
+}
+
+func testBare(t *testing.T, h http.Handler, file *safeBuffer) {
+	body := content(1024)
+	srv := httptest.NewServer(h)
 	defer srv.Close()
 	addr := strings.TrimPrefix(srv.URL, "http://")
 	all := []series{
-		{"GET bare", http.StatusOK, []*lane{getLane(addr, []string{"/1,01deadbeef"})}},
-		{"POST bare", http.StatusCreated, []*lane{postLane(addr, "1,01deadbeef", body), postLane(addr, "2,01deadbeef", body)}},
+		{"GET bare", http.StatusOK, nil, []*lane{getLane(addr, []string{"/1,01deadbeef"})}},
+		{"POST bare", http.StatusCreated, nil, []*lane{postLane(addr, "1,01deadbeef", body), postLane(addr, "2,01deadbeef", body)}},
 	}
 	runs := map[string][]result{}
 	posted := int64(0)

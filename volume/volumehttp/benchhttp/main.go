@@ -28,24 +28,30 @@ import (
 )
 
 type options struct {
-	weedd    string
-	rounds   int
-	duration time.Duration
-	size     int
-	files    int
-	only     *regexp.Regexp
-	json     bool
-	dir      string
+	weedd       string
+	floor       bool
+	old         string
+	rounds      int
+	duration    time.Duration
+	size        int
+	files       int
+	connections []int // how many at a time, one after the other
+	only        *regexp.Regexp
+	json        bool
+	dir         string
 }
 
 func main() {
 	var o options
 	bare := flag.String("bare", "", "internal: serve as the bare server, appending to a file in this directory")
+	flag.BoolVar(&o.floor, "floor", false, "internal: the bare server keeps weedd's promises")
 	flag.StringVar(&o.weedd, "weedd", "./weedd", "the binary to measure")
+	flag.StringVar(&o.old, "old", "", "another binary, to be measured in the same turns")
 	flag.IntVar(&o.rounds, "rounds", 5, "how often each server is driven")
 	flag.DurationVar(&o.duration, "duration", time.Second, "for how long each time")
 	flag.IntVar(&o.size, "size", 1024, "bytes of a file")
 	flag.IntVar(&o.files, "files", 2000, "files to read from")
+	connections := flag.Int("connections", 0, "so many connections only, as for a profile (default 16, then 64)")
 	only := flag.String("only", "", "drive only the series whose name matches this regular expression, as for a profile")
 	flag.BoolVar(&o.json, "json", false, "print JSON instead of a table")
 	flag.StringVar(&o.dir, "dir", "", "where to put data, on the disk to be measured (default: a temporary directory)")
@@ -57,8 +63,11 @@ func main() {
 		fmt.Fprintln(os.Stderr, "benchhttp: -only:", err)
 		os.Exit(2)
 	}
+	if o.connections = []int{16, 64}; *connections > 0 {
+		o.connections = []int{*connections}
+	}
 	if *bare != "" {
-		err = serveBare(ctx, *bare, o.size)
+		err = serveBare(ctx, *bare, o)
 	} else {
 		err = run(ctx, o, os.Stdout)
 	}
@@ -98,14 +107,20 @@ func run(ctx context.Context, o options, out io.Writer) (err error) {
 // servers are the processes that are measured.
 type servers struct {
 	bare  *process
+	floor *process
 	os    *process // one node, sync = "os"
 	group *process // one node, sync = "group"
 	pair  [2]*process
+
+	oldOS, oldGroup *process // as os and group, of the other binary; nil without one
 }
 
 func start(ctx context.Context, o options, dir string) (s *servers, err error) {
 	s = &servers{}
 	if s.bare, err = startBare(ctx, o, filepath.Join(dir, "bare")); err != nil {
+		return s, err
+	}
+	if s.floor, err = startBare(ctx, o, filepath.Join(dir, "floor"), "-floor"); err != nil {
 		return s, err
 	}
 	if s.os, err = startNode(ctx, o.weedd, filepath.Join(dir, "os"), node{master: true, sync: "os"}); err != nil {
@@ -117,13 +132,19 @@ func start(ctx context.Context, o options, dir string) (s *servers, err error) {
 	if s.pair[0], err = startNode(ctx, o.weedd, filepath.Join(dir, "pair0"), node{master: true, sync: "group"}); err != nil {
 		return s, err
 	}
-	s.pair[1], err = startNode(ctx, o.weedd, filepath.Join(dir, "pair1"), node{sync: "group", join: s.pair[0].gossip})
+	if s.pair[1], err = startNode(ctx, o.weedd, filepath.Join(dir, "pair1"), node{sync: "group", join: s.pair[0].gossip}); err != nil || o.old == "" {
+		return s, err
+	}
+	if s.oldOS, err = startNode(ctx, o.old, filepath.Join(dir, "old-os"), node{master: true, sync: "os"}); err != nil {
+		return s, err
+	}
+	s.oldGroup, err = startNode(ctx, o.old, filepath.Join(dir, "old-group"), node{master: true, sync: "group"})
 	return s, err
 }
 
 func (s *servers) stop() error {
 	var errs []error
-	for _, p := range []*process{s.bare, s.os, s.group, s.pair[1], s.pair[0]} {
+	for _, p := range []*process{s.bare, s.floor, s.os, s.group, s.pair[1], s.pair[0], s.oldOS, s.oldGroup} {
 		if p != nil {
 			errs = append(errs, p.stop())
 		}

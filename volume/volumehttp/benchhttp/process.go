@@ -14,6 +14,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -74,7 +76,7 @@ func (p *process) tail() string {
 	return string(b[max(0, len(b)-2000):])
 }
 
-func startBare(ctx context.Context, o options, dir string) (*process, error) {
+func startBare(ctx context.Context, o options, dir string, args ...string) (*process, error) {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return nil, err
 	}
@@ -87,7 +89,7 @@ func startBare(ctx context.Context, o options, dir string) (*process, error) {
 		return nil, err
 	}
 	defer r.Close()
-	p, err := spawn(dir, w, self, "-bare", dir, "-size", fmt.Sprint(o.size))
+	p, err := spawn(dir, w, self, append(args, "-bare", dir, "-size", fmt.Sprint(o.size))...)
 	w.Close()
 	if err != nil {
 		return nil, err
@@ -101,6 +103,16 @@ func startBare(ctx context.Context, o options, dir string) (*process, error) {
 	}
 	p.volume = strings.TrimSpace(line)
 	return p, ctx.Err()
+}
+
+// cpu is how much processor time the process has taken.
+func (p *process) cpu() (time.Duration, error) {
+	var t unix.Timespec
+	clock := int32(^p.cmd.Process.Pid)<<3 | 2 // as clock_getcpuclockid has it
+	if err := unix.ClockGettime(clock, &t); err != nil {
+		return 0, fmt.Errorf("processor time of process %d: %w", p.cmd.Process.Pid, err)
+	}
+	return time.Duration(t.Nano()), nil
 }
 
 // node is what makes one weedd differ from another.

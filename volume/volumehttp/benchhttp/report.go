@@ -9,8 +9,6 @@ import (
 	hdr "github.com/HdrHistogram/hdrhistogram-go"
 )
 
-var concurrencies = []int{16, 64}
-
 // ratios is what we want to know, and our aims.
 var ratios = []struct {
 	name     string
@@ -18,8 +16,14 @@ var ratios = []struct {
 	aim      float64
 	at       int // the concurrency for which the aim holds; 0 for all
 }{
-	{"GET weedd / bare", "GET weedd", "GET bare", 0.80, 0},
+	{"GET weedd / bare", "GET weedd", "GET bare", 0.85, 0},
+	{"GET floor / bare", "GET floor", "GET bare", 0, 0},
+	{"GET weedd / old", "GET weedd", "GET old", 0, 0},
 	{"POST os / bare", "POST os", "POST bare", 0.70, 0},
+	{"POST os / old", "POST os", "POST os old", 0, 0},
+	{"POST group / bare", "POST group", "POST bare", 0.60, 64},
+	{"POST floor / bare", "POST floor", "POST bare", 0, 0},
+	{"POST group / old", "POST group", "POST group old", 0, 0},
 	{"POST group / os", "POST group", "POST os", 0.80, 64},
 	{"POST 001 / 000, two nodes", "POST 001", "POST 000", 0.50, 0},
 }
@@ -39,6 +43,7 @@ type rateRow struct {
 	Series      string  `json:"series"`
 	Concurrency int     `json:"concurrency"`
 	PerSecond   float64 `json:"per_second"` // median of the rounds
+	CPU         float64 `json:"cpu_us"`     // of the server, for one answer; median of the rounds
 	P50         float64 `json:"p50_ms"`
 	P99         float64 `json:"p99_ms"`
 }
@@ -98,13 +103,14 @@ func (rep *report) addHalf(conc int, all []series, runs map[string][]result) {
 }
 
 func rowOf(name string, conc int, runs []result) rateRow {
-	var rates []float64
+	var rates, cpu []float64
 	latency := hdr.New(1, 60_000_000, 3)
 	for _, r := range runs {
 		rates = append(rates, r.rate)
+		cpu = append(cpu, float64(r.cpu.Nanoseconds())/1000)
 		latency.Merge(r.latency)
 	}
-	return rateRow{name, conc, median(rates), float64(latency.ValueAtQuantile(50)) / 1000, float64(latency.ValueAtQuantile(99)) / 1000}
+	return rateRow{name, conc, median(rates), median(cpu), float64(latency.ValueAtQuantile(50)) / 1000, float64(latency.ValueAtQuantile(99)) / 1000}
 }
 
 func median(values []float64) float64 {
@@ -114,9 +120,9 @@ func median(values []float64) float64 {
 
 func (rep *report) print(out io.Writer) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintf(w, "%d bytes\tconnections\tper second\tp50 ms\tp99 ms\t\n", rep.Size)
+	fmt.Fprintf(w, "%d bytes\tconnections\tper second\tp50 ms\tp99 ms\tserver's processor time, µs\t\n", rep.Size)
 	for _, r := range rep.Rates {
-		fmt.Fprintf(w, "%s\t%d\t%.0f\t%.2f\t%.2f\t\n", r.Series, r.Concurrency, r.PerSecond, r.P50, r.P99)
+		fmt.Fprintf(w, "%s\t%d\t%.0f\t%.2f\t%.2f\t%.1f\t\n", r.Series, r.Concurrency, r.PerSecond, r.P50, r.P99, r.CPU)
 	}
 	fmt.Fprintf(w, "\t\t\t\t\t\n")
 	fmt.Fprintf(w, "ratio, median of %d\tconnections\tratio\trange\taim\t\n", rep.Rounds)
