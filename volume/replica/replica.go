@@ -461,19 +461,18 @@ func (r *Replica) Yield(ctx context.Context) error {
 		if e.Primary != r.opts.Self.Node || len(e.InSync) < 2 {
 			return nil
 		}
-		wait := watchdogTick // the writer says nothing when it is done
 		if !busy && !r.queued() {
 			next, err := r.opts.Ask(ctx, volume.Ask{Kind: volume.AskYield, Volume: e.Volume, Epoch: e.Epoch, From: r.opts.Self})
 			r.Learn(next)
 			if errors.Is(err, volume.ErrUnsatisfiable) {
 				return nil // no other copy is there to lead: this one takes writes to the end
 			}
-			wait, moved = askAgain, *r.moved.Load()
+			moved = *r.moved.Load()
 			if r.Entry().Epoch > e.Epoch {
 				continue
 			}
 		}
-		timer := time.NewTimer(wait)
+		timer := time.NewTimer(askAgain)
 		select {
 		case <-ctx.Done():
 			timer.Stop()

@@ -205,6 +205,7 @@ func (r *Replica) write(times int) {
 		if len(batch) == 0 {
 			r.writing = false
 			r.queueMu.Unlock()
+			r.written()
 			r.work.Done()
 			return
 		}
@@ -218,6 +219,15 @@ func (r *Replica) write(times int) {
 		for len(batch) > 0 {
 			batch = r.writeSome(batch)
 		}
+	}
+}
+
+// written wakes a Yield that waits for the writer to end.
+func (r *Replica) written() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.yielding {
+		r.movedLocked()
 	}
 }
 
