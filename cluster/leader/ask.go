@@ -18,6 +18,10 @@ import (
 // comes first, the question is looked at again, unless the epoch moved.
 func (t *term) ask(ctx context.Context, ask volume.Ask) (volume.Entry, error) {
 	t.topo.Heard(ask.From.Node, time.Now())
+	if ask.Kind == volume.AskRemove && !t.reaches(ctx, ask.From.Node) {
+		// It would be left as the only copy in sync, and never hear of it.
+		return t.inForce(ask.Volume, fmt.Errorf("%w: volume %d: node %s cannot be reached from here, and removes no others", volume.ErrUnavailable, ask.Volume, ask.From.Node))
+	}
 	for {
 		cat, _ := t.opt.Log.Catalog()
 		e, ok := cat.Volume(ask.Volume)

@@ -79,6 +79,7 @@ type lab struct {
 	members map[volume.NodeID]cluster.Node
 	changed chan struct{}
 	closed  map[volume.NodeID]bool // ports that refuse
+	deaf    map[volume.NodeID]bool // nodes that nothing gets to, though they are heard
 	servers map[volume.NodeID]*server
 
 	doubt  error // that this leader leads
@@ -102,7 +103,7 @@ func (w *warnings) Write(p []byte) (int, error) {
 
 func newLab(t *testing.T, nodes ...volume.NodeID) *lab {
 	l := &lab{t: t, log: newFakeLog(), members: map[volume.NodeID]cluster.Node{}, changed: make(chan struct{}),
-		closed: map[volume.NodeID]bool{}, servers: map[volume.NodeID]*server{}}
+		closed: map[volume.NodeID]bool{}, deaf: map[volume.NodeID]bool{}, servers: map[volume.NodeID]*server{}}
 	l.elect()
 	t.Cleanup(l.stop)
 	for _, n := range nodes {
@@ -157,11 +158,16 @@ func (l *lab) Watch() ([]cluster.Node, <-chan struct{}) {
 	return out, l.changed
 }
 
-func (l *lab) probe(_ context.Context, n cluster.Node) error {
+func (l *lab) probe(ctx context.Context, n cluster.Node) error {
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.closed[n.ID] {
+	closed, deaf := l.closed[n.ID], l.deaf[n.ID]
+	l.mu.Unlock()
+	switch {
+	case closed:
 		return syscall.ECONNREFUSED
+	case deaf:
+		<-ctx.Done()
+		return ctx.Err()
 	}
 	return nil
 }

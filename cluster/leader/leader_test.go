@@ -380,6 +380,37 @@ func TestAnAskOfAnOldEpochLearnsTheEntryInForce(t *testing.T) {
 	})
 }
 
+// What a node says comes through where nothing gets back to it. It asked to be the
+// only copy in sync, was granted that, and never heard so: the volume waited for it
+// until the network was mended.
+func TestANodeThatCannotBeReachedBackRemovesNoOthersAndLosesItsPrimaries(t *testing.T) {
+	in(t, func(t *testing.T) {
+		l := grown(t, 1, "n1", "n2")
+		e := *l.cat().Volumes()[0]
+		from, _, _ := e.Holder(e.Primary)
+		l.mu.Lock()
+		l.deaf[e.Primary] = true
+		l.mu.Unlock()
+		ask := volume.Ask{Kind: volume.AskRemove, Volume: e.Volume, Epoch: e.Epoch, From: from}
+		for _, h := range e.InSync {
+			if h != from {
+				ask.Copies = append(ask.Copies, h)
+			}
+		}
+		got, err := l.current().Ask(context.Background(), ask)
+		if !errors.Is(err, volume.ErrUnavailable) || len(got.InSync) != 2 {
+			t.Fatalf("%+v, %v", got, err)
+		}
+		l.within(1500*time.Millisecond, "the other leads", func() bool {
+			return l.all(func(e *volume.Entry) bool { return e.Primary != from.Node })
+		})
+		l.mu.Lock()
+		clear(l.deaf)
+		l.mu.Unlock()
+		l.within(time.Second, "it is believed again", func() bool { return l.view().Nodes[0].Alive && l.view().Nodes[1].Alive })
+	})
+}
+
 func TestKeysAreNeverGivenTwice(t *testing.T) {
 	in(t, func(t *testing.T) {
 		l := newLab(t)

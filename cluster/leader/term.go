@@ -70,9 +70,9 @@ type term struct {
 	probes    sync.WaitGroup
 
 	mu      sync.Mutex
-	probing map[volume.NodeID]bool
-	joined  map[volume.ID]attempt // set by the round loop alone
-	kept    map[volume.ID]string  // foreign volumes that are not adopted, and why
+	probing map[volume.NodeID]chan struct{} // closed when the probe has ended
+	joined  map[volume.ID]attempt           // set by the round loop alone
+	kept    map[volume.ID]string            // foreign volumes that are not adopted, and why
 }
 
 func newTerm(ctx context.Context, opt *Options) *term {
@@ -90,7 +90,7 @@ func newTerm(ctx context.Context, opt *Options) *term {
 		kept:   map[volume.ID]string{},
 
 		compactions: compactions{runs: map[volume.ID]*compaction{}},
-		probing:     map[volume.NodeID]bool{},
+		probing:     map[volume.NodeID]chan struct{}{},
 	}
 }
 
@@ -365,34 +365,59 @@ func (t *term) probeSilent(cat *catalog.Catalog) {
 	}
 }
 
-// probe asks a node's kernel whether the process is there.
-func (t *term) probe(n cluster.Node) {
+// probe asks a node's kernel whether the process is there. The channel is closed
+// when the outcome is noted; it is nil when there is nothing to ask.
+func (t *term) probe(n cluster.Node) (done chan struct{}) {
 	if t.opt.Probe == nil || n.Internal == "" {
-		return
+		return nil
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.probing[n.ID] || t.ctx.Err() != nil {
-		return
+	if done = t.probing[n.ID]; done != nil || t.ctx.Err() != nil {
+		return done
 	}
-	t.probing[n.ID] = true
+	done = make(chan struct{})
+	t.probing[n.ID] = done
 	t.probes.Go(func() {
 		ctx, cancel := context.WithTimeout(t.ctx, probeTime)
 		defer cancel()
 		began := time.Now()
 		err := t.opt.Probe(ctx, n)
+		t.noteProbe(n.ID, began, err)
 		t.mu.Lock()
 		delete(t.probing, n.ID)
 		t.mu.Unlock()
-		switch {
-		case err == nil:
-			t.topo.Answered(n.ID, time.Now())
-		case errors.Is(err, syscall.ECONNREFUSED):
-			if t.topo.Refused(n.ID, began) {
-				t.moved.Raise()
-			}
-		}
+		close(done)
 	})
+	return done
+}
+
+func (t *term) noteProbe(id volume.NodeID, began time.Time, err error) {
+	news := false
+	switch {
+	case err == nil:
+		t.topo.Answered(id, time.Now())
+	case errors.Is(err, syscall.ECONNREFUSED):
+		news = t.topo.Refused(id, began)
+	case t.ctx.Err() == nil:
+		news = t.topo.Missed(id)
+	}
+	if news {
+		t.moved.Raise()
+	}
+}
+
+// reaches reports whether a node that asks something can be told the outcome.
+func (t *term) reaches(ctx context.Context, id volume.NodeID) bool {
+	done := t.probe(t.topo.Node(id))
+	if done == nil || id == t.opt.Self {
+		return true
+	}
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
+	return t.topo.Reached(id)
 }
 
 // endProbes waits for the probes under way once the term's context has ended.

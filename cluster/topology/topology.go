@@ -53,6 +53,7 @@ type node struct {
 	heard    time.Time    // last report, or other message of its own
 	answered time.Time    // last successful probe
 	refused  bool         // its port was closed at the last probe, and nothing was heard since
+	missed   int          // probes in a row that it left without an answer
 	away     time.Time    // since when it is not alive; zero while it is
 	lost     bool         // see Lose; only while it is away
 	reported time.Time    // last report
@@ -200,24 +201,46 @@ func (m *Map) Node(id volume.NodeID) cluster.Node {
 	return m.nodeLocked(id).info
 }
 
+// mostMissed is how many probes in a row without an answer say that a node cannot
+// be reached from here, whatever it says itself and others say of it.
+const mostMissed = 2
+
+// Missed notes that the node did not answer a probe in time. It tells whether that
+// is something to act upon. What a node says comes through where nothing gets back
+// to it; whoever leads there cannot be told anything.
+func (m *Map) Missed(id volume.NodeID) (news bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n := m.nodeLocked(id)
+	n.missed++
+	return n.missed == mostMissed
+}
+
+// Reached reports whether the node answered the last probe, if there was one.
+func (m *Map) Reached(id volume.NodeID) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.nodeLocked(id).missed == 0
+}
+
 // Answered notes that the node took a connection when it was probed. That is
 // less than a word of its own: the kernel of a frozen process answers too.
 func (m *Map) Answered(id volume.NodeID, now time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	n := m.nodeLocked(id)
-	n.answered, n.refused = now, false
+	n.answered, n.refused, n.missed = now, false, 0
 }
 
-// Silent lists the nodes without a stream, to be probed: those that gossip or
-// a holder of cat names.
+// Silent lists the nodes to be probed: those without a stream, and those that left
+// the last probe without an answer, of all that gossip or a holder of cat names.
 func (m *Map) Silent(cat *catalog.Catalog) []cluster.Node {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.holdersLocked(cat.Volumes())
 	var out []cluster.Node
 	for _, n := range m.nodes {
-		if n.stream == 0 && n.info.Internal != "" {
+		if (n.stream == 0 || n.missed > 0) && n.info.Internal != "" {
 			out = append(out, n.info)
 		}
 	}
@@ -239,12 +262,12 @@ func (m *Map) holdersLocked(entries []*volume.Entry) {
 }
 
 // aliveLocked is the judgement on one node. Evidence, the strongest first: its
-// port refused a connection; it said something just now; it has a stream or
-// answers probes; gossip.
+// port refused a connection, or it cannot be reached; it said something just now; it
+// has a stream or answers probes; gossip.
 func (m *Map) aliveLocked(n *node, now time.Time) bool {
 	quiet := now.Sub(latest(n.heard, m.started)) // nobody was heard before
 	switch {
-	case n.refused:
+	case n.refused || n.missed >= mostMissed:
 		return false
 	case n.stream == 0 && n.had && !n.info.Ready && n.info.Alive:
 		return false // it said that it is stopping, and hung up

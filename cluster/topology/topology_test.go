@@ -53,6 +53,7 @@ func TestWhoCountsAsAlive(t *testing.T) {
 	detach := func(m *topology.Map) { m.Detach("n", 1) }
 	refused := func(ms int) step { return func(m *topology.Map) { m.Refused("n", at(ms)) } }
 	answered := func(ms int) step { return func(m *topology.Map) { m.Answered("n", at(ms)) } }
+	missed := func(m *topology.Map) { m.Missed("n") }
 	tests := []struct {
 		name  string
 		steps []step
@@ -78,6 +79,10 @@ func TestWhoCountsAsAlive(t *testing.T) {
 		{"an answer to a probe does not outdo them", []step{gossip(true, true), attach(5000), gossip(false, true), answered(6050)}, 6100, false},
 		{"a silent stream is believed for some seconds while gossip is content", []step{gossip(true, true), attach(5000)}, 14000, true},
 		{"and then no longer", []step{gossip(true, true), attach(5000)}, 15100, false},
+		{"one probe without an answer is nothing", []step{gossip(true, true), attach(10), missed}, 20, true},
+		{"two say that nothing gets there, whatever it says", []step{gossip(true, true), attach(10), missed, missed}, 20, false},
+		{"a new stream is no proof that anything does", []step{gossip(true, true), missed, missed, attach(10)}, 20, false},
+		{"an answer is", []step{gossip(true, true), attach(10), missed, missed, answered(20)}, 30, true},
 		{"who says that it stops and hangs up is gone", []step{gossip(true, true), attach(10), gossip(true, false), detach}, 20, false},
 		{"who says that it stops is there as long as its stream", []step{gossip(true, true), attach(10), gossip(true, false)}, 20, true},
 	}
