@@ -169,6 +169,8 @@ func (a *API) route() {
 	a.handle("/ui/index.html", a.page, read)
 	a.handle("/healthz", a.healthz, read)
 	a.handle("/readyz", a.readyz, read)
+	a.words.Handler("GET", "/favicon.ico", wire.Favicon)
+	a.words.Handler("HEAD", "/favicon.ico", wire.Favicon)
 	if a.opts.Metrics != nil {
 		a.words.Handler("GET", "/metrics", a.opts.Metrics)
 		a.words.Handler("HEAD", "/metrics", a.opts.Metrics)

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"go.uber.org/goleak"
 
 	"weedd/cluster"
@@ -142,8 +144,11 @@ func newCluster(t *testing.T, file string) *replay.Player {
 		var api *masterhttp.API
 		hosts[name] = listen(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { api.Handler().ServeHTTP(w, r) }))
 		g.peers[i] = hosts[name]
-		api = masterhttp.New(options(t, c, &group{c, hosts[name], g.peers}))
+		o := options(t, c, &group{c, hosts[name], g.peers})
+		o.Metrics = promhttp.HandlerFor(prometheus.NewRegistry(), promhttp.HandlerOpts{})
+		api = masterhttp.New(o)
 	}
+	hosts["metrics"] = hosts["leader"] // they have no port of their own
 	if file != "master-assign" {
 		for range 3 {
 			c.Make(volume.Spec{}, "volume1")
@@ -178,7 +183,15 @@ func newPair(t *testing.T, a wire.Access) *replay.Player {
 	o := options(t, c, &group{c, hosts["master"], []string{hosts["master"]}})
 	o.Access = a
 	api = masterhttp.New(o)
-	return replay.NewPlayer(t, hosts)
+	p := replay.NewPlayer(t, hosts)
+	p.Setup = func(what string) {
+		if what != "wait 11 seconds" {
+			t.Fatalf("nobody does this: %s", what)
+		}
+		a.WriteLife = 1 // a token that is over is as good as a wait for that
+		p.Auth["b"] = a.Token(p.FIDs["b"], true)
+	}
+	return p
 }
 
 func volumeServer(hosts map[string]string, name, dc, rack string) cluster.Node {

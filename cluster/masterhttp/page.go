@@ -1,13 +1,11 @@
 package masterhttp
 
 import (
-	"bytes"
 	"context"
 	_ "embed"
 	"fmt"
 	"html/template"
 	"net/http"
-	"strconv"
 	"time"
 
 	"weedd/cluster"
@@ -25,9 +23,7 @@ const pageVolumes = 1000
 //go:embed page.html
 var pageText string
 
-var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{
-	"bytes": size, "used": used, "copies": copies,
-}).Parse(pageText))
+var pageTemplate = wire.NewPage(pageText, template.FuncMap{"used": used, "copies": copies})
 
 // pageData is what the page shows.
 type pageData struct {
@@ -57,35 +53,7 @@ func (a *API) page(w *answer, r *http.Request) error {
 	}
 	v.Nodes = byPlace(v.Nodes)
 	d.View = v
-	var b bytes.Buffer
-	if err := pageTemplate.Execute(&b, d); err != nil {
-		return fmt.Errorf("render the status page: %w", err)
-	}
-	h := w.Header()
-	h.Set("Content-Type", "text/html; charset=utf-8")
-	h.Set("Content-Length", strconv.Itoa(b.Len()))
-	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
-	w.WriteHeader(http.StatusOK)
-	if r.Method != http.MethodHead {
-		_, _ = w.Write(b.Bytes()) // the client is gone: there is nobody left to tell
-	}
-	return nil
-}
-
-// size gives a number of bytes as people read it.
-func size(n any) string {
-	f, unit := 0.0, 0
-	switch n := n.(type) {
-	case int64:
-		f = float64(n)
-	case uint64:
-		f = float64(n)
-	}
-	for f >= 1000 && unit < 5 {
-		f /= 1024
-		unit++
-	}
-	return strconv.FormatFloat(f, 'g', 3, 64) + " " + [...]string{"B", "KiB", "MiB", "GiB", "TiB", "PiB"}[unit]
+	return wire.Page(w, r, pageTemplate, d)
 }
 
 // used sums up the disks of a node.
@@ -106,5 +74,5 @@ func copies(v cluster.ViewVolume) string {
 			largest = max(largest, c.Report.Size)
 		}
 	}
-	return fmt.Sprintf("%d of %d, %s", len(v.Entry.InSync), v.Entry.Spec.Placement.Copies(), size(largest))
+	return fmt.Sprintf("%d of %d, %s", len(v.Entry.InSync), v.Entry.Spec.Placement.Copies(), wire.Bytes(largest))
 }

@@ -136,6 +136,9 @@ func (r *Replica) Report() volume.CopyReport {
 		ReadOnly: r.core.Entry().State == volume.StateReadOnly,
 	}
 	rep.Compaction, rep.Compacting = r.compactionShown()
+	if rep.ReadOnly {
+		rep.Reason = "read-only by decision; weedd explain says more"
+	}
 	if err := r.core.Failure(); err != nil {
 		rep.State, rep.Reason = volume.CopyFailed, err.Error()
 	}

@@ -120,15 +120,9 @@ var deviations = map[string]replay.Deviation{
 	"volume-misc/double slash is cleaned by a redirect": {Why: "double-slash", Status: 400, Only: true, Body: replay.Text("")},
 }
 
-// outOfScope are items about what this API does not have.
-var outOfScope = map[string]string{
-	"volume-misc/ui":      "no pages",
-	"volume-misc/favicon": "no pages",
-}
-
 // usual is what is different in many answers alike.
 var usual = []replay.Rule{
-	replay.ContentMD5, replay.ErrorText, replay.RawName, replay.Gzip, replay.ContentLength, replay.Readyz,
+	replay.ContentMD5, replay.ErrorText, replay.RawName, replay.Gzip, replay.ContentLength, replay.Readyz, replay.StatusPage,
 	{Why: "cors-credentials", Edit: func(it *replay.Item) bool {
 		_, fits := it.Response.Headers["Access-Control-Allow-Credentials"]
 		delete(it.Response.Headers, "Access-Control-Allow-Credentials")

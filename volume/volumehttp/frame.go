@@ -84,11 +84,16 @@ func (a *API) route() {
 	a.word("/status", a.frame(a.status), "GET", "HEAD")
 	a.word("/healthz", a.frame(a.healthz), "GET", "HEAD", "POST", "PUT", "DELETE")
 	a.word("/readyz", a.frame(a.readyz), "GET", "HEAD", "POST", "PUT", "DELETE")
+	if len(a.opts.Access.WriteKey) == 0 { // as the reference has it
+		a.word("/ui/index.html", a.frame(a.page), "GET", "HEAD")
+	}
 	a.word("/delete", a.frame(a.deleteBatch), "POST", "DELETE")
 	if a.opts.Scrub != nil {
 		a.word("/admin/scrub", a.frame(a.scrubbed), "GET", "HEAD")
 		a.word("/admin/scrub", a.frame(a.scrub), "POST", "PUT")
 	}
+	a.words.Handler("GET", "/favicon.ico", wire.Favicon)
+	a.words.Handler("HEAD", "/favicon.ico", wire.Favicon)
 	if a.opts.Metrics != nil {
 		a.words.Handler("GET", "/metrics", a.opts.Metrics)
 		a.words.Handler("HEAD", "/metrics", a.opts.Metrics)

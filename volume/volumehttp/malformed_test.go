@@ -60,7 +60,7 @@ var malformed = []volumetest.Malformed{
 	{Status: 416, Text: "invalid range", Requests: []string{"GET /1,01deadbeef || Range: bytes=7-", "GET /1,01deadbeef || Range: bytes=5-2", "GET /1,01deadbeef || Range: bytes=a-b", "GET /1,01deadbeef || Range: bytes=1",
 		"GET /1,01deadbeef || Range: bytes=-0", "GET /1,01deadbeef || Range: bytes=--1", "GET /1,01deadbeef || Range: bytes=1-2-3", "GET /1,01deadbeef || Range: bytes=0-1,x",
 		"GET /1,01deadbeef || Range: bytes=99999999999999999999-", "GET /1,01deadbeef || Range: bytes=0x1-2", "GET /1,01deadbeef || Range: bytes=1 -2", "GET /1,01deadbeef || Range: bytes=+1-2"}},
-	{Status: 400, Text: "", Requests: []string{"GET /x", "HEAD /x", "GET /", "GET /1", "GET /1,zz", "GET /0,01deadbeef", "GET /1,01deadbeef_x", "GET /1,01deadbeef?%zz", "GET /4294967297,01deadbeef", "GET /delete?fid=1,01deadbeef", "GET /ui/index.html", "GET /1/2/3/4", "GET /../1"}},
+	{Status: 400, Text: "", Requests: []string{"GET /x", "HEAD /x", "GET /", "GET /1", "GET /1,zz", "GET /0,01deadbeef", "GET /1,01deadbeef_x", "GET /1,01deadbeef?%zz", "GET /4294967297,01deadbeef", "GET /delete?fid=1,01deadbeef", "GET /ui", "GET /1/2/3/4", "GET /../1"}},
 	{Status: 404, Text: "", Requests: []string{"GET /1,03deadbeef", "GET /1,01deadbeee", "GET /2,01deadbeef", "HEAD /1,01deadbeee", "GET /1/01deadbeee/x.jpg?width=3", "GET /1,03deadbeef?readDeleted=true"}},
 	{Status: 404, Text: "", Requests: []string{"DELETE /1,03deadbeef", "DELETE /2,01deadbeef"}},
 }

@@ -19,7 +19,7 @@ import (
 func TestTranscripts(t *testing.T) {
 	t.Parallel()
 	reasons := replay.ReadReasons(t, "../DESIGN.md")
-	table := replay.Table{Reasons: reasons, Own: reasons, Shown: shown, Deviations: deviations, OutOfScope: outOfScope, Rules: usual}
+	table := replay.Table{Reasons: reasons, Own: reasons, Shown: shown, Deviations: deviations, Rules: usual}
 	replay.Run(t, "testdata/transcripts", table, newCluster)
 }
 

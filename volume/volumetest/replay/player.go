@@ -18,7 +18,7 @@ import (
 type Player struct {
 	Hosts map[string]string // host:port by the names that items have for servers
 	FIDs  map[string]string // file ids by the names that items have for them
-	auth  map[string]string // Authorization headers by the names that items have for them
+	Auth  map[string]string // Authorization headers by the names that items have for them
 	// Instead, when set, takes an item that is not to be sent and reports true.
 	Instead func(it *Item) bool
 	// Setup does what an item says must happen before it. It may be nil where no item
@@ -33,7 +33,7 @@ type Player struct {
 func NewPlayer(t *testing.T, hosts map[string]string) *Player {
 	tr := &http.Transport{DisableCompression: true}
 	t.Cleanup(tr.CloseIdleConnections)
-	return &Player{Hosts: hosts, FIDs: map[string]string{}, auth: map[string]string{}, client: &http.Client{
+	return &Player{Hosts: hosts, FIDs: map[string]string{}, Auth: map[string]string{}, client: &http.Client{
 		Transport:     tr,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
@@ -98,7 +98,7 @@ func HeaderTemplate(raw json.RawMessage) string {
 func (p *Player) capture(what map[string]string, header http.Header, body []byte) error {
 	for name, from := range what {
 		if h, ok := strings.CutPrefix(from, "header:"); ok {
-			p.auth[strings.TrimPrefix(name, "full:")] = header.Get(h)
+			p.Auth[strings.TrimPrefix(name, "full:")] = header.Get(h)
 			continue
 		}
 		var answer map[string]any
@@ -188,7 +188,7 @@ func (p *Player) Expand(s string) string {
 		if m[1] == "host" && m[2] != "" {
 			return p.Hosts[m[2]]
 		}
-		if auth := p.auth[m[2]]; auth != "" && m[1] == "full" {
+		if auth := p.Auth[m[2]]; auth != "" && m[1] == "full" {
 			return auth
 		} else if auth != "" && m[1] == "jwt" {
 			return strings.TrimPrefix(auth, "Bearer ")
