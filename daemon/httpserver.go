@@ -46,8 +46,12 @@ func (s *httpServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Connection", "close")
 	}
 	if r.ContentLength != 0 {
-		r.Body = &slowBody{ReadCloser: r.Body, conn: http.NewResponseController(w), allowed: s.stall, stall: s.stall}
-		r.Body.(*slowBody).await() // if nobody reads it, http.Server does
+		body := &slowBody{ReadCloser: r.Body, conn: http.NewResponseController(w), allowed: s.stall, stall: s.stall}
+		body.await() // if nobody reads it, http.Server does
+		// In a request of its own: by the body in its own one http.Server sees whether a
+		// client waits to be told to continue, or has so much to send that it is not read.
+		r = r.WithContext(r.Context())
+		r.Body = body
 	}
 	s.handler.ServeHTTP(w, r)
 }

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"io"
@@ -86,6 +87,30 @@ func TestClientsThatStallAreDropped(t *testing.T) {
 			t.Parallel()
 			if _, err := io.Copy(io.Discard, send(t, addr, request)); err != nil && !strings.Contains(err.Error(), "reset") {
 				t.Errorf("%v", err)
+			}
+		})
+	}
+}
+
+// Who is refused by the headers alone hears so before the body is sent.
+func TestARefusalDoesNotWaitForTheBody(t *testing.T) {
+	t.Parallel()
+	addr := port(t, patient, func(w http.ResponseWriter, _ *http.Request) {
+		http.Error(w, "too large", http.StatusRequestEntityTooLarge)
+	})
+	for what, headers := range map[string]string{
+		"a client that waits to be told to continue": "Content-Length: 5\r\nExpect: 100-continue\r\n",
+		"in chunks":       "Transfer-Encoding: chunked\r\nExpect: 100-continue\r\n",
+		"a very long one": "Content-Length: 99999999999\r\n",
+	} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			conn := send(t, addr, "PUT / HTTP/1.1\r\nHost: x\r\n"+headers+"\r\n")
+			if err := conn.SetReadDeadline(time.Now().Add(patient / 2)); err != nil {
+				t.Fatal(err)
+			}
+			if line, err := bufio.NewReader(conn).ReadString('\n'); err != nil || !strings.HasPrefix(line, "HTTP/1.1 413 ") {
+				t.Errorf("%q %v", line, err)
 			}
 		})
 	}
