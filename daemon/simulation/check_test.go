@@ -23,6 +23,7 @@ type truth struct {
 	known     map[volume.Key]int   // of the newest record of a key that a client knows of
 	deletions map[volume.Key][]int // of a key
 
+	frozen   frozen
 	adopting bool                   // it is being made from files of SeaweedFS: nothing of it is decided
 	members  map[volume.Holder]bool // copies that it ever had
 }
@@ -221,6 +222,7 @@ func (w *world) checkInSync(e *volume.Entry) {
 func (w *world) acknowledged(id volume.ID, o *op) {
 	t := w.truths[id]
 	w.acks++
+	w.still(id, o)
 	at := place{o.generation, o.end}
 	if other, ok := t.acks[at]; ok && other != o.id {
 		w.fail("R8: operations %d and %d of volume %d are both acknowledged up to offset %d", other, o.id, id, o.end)

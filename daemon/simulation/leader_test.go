@@ -48,6 +48,7 @@ func (l *leader) hear(n *node, rep report) {
 	cat := l.w.catalog()
 	var strays []placement.Stray
 	for _, c := range rep.copies {
+		l.obeyed(n.id, c)
 		if h, _, named := l.w.entry(c.Volume).Holder(n.id); !named || h.Copy != c.Copy {
 			strays = append(strays, placement.Stray{Node: n.id, Report: &c, Deleted: cat.Deleted(c.Volume)})
 		}
@@ -191,6 +192,9 @@ func (l *leader) settle(e volume.Entry) (next volume.Entry, renew, ok bool) {
 	if e.State == volume.StateNew {
 		next, ok = l.open(e)
 		return next, false, ok
+	}
+	if next, ok = l.mark(e); ok {
+		return next, next.State == volume.StateReadOnly, true
 	}
 	for _, f := range []func(volume.Entry) (volume.Entry, bool){l.succeed, l.dropBad, l.trim, l.fill} {
 		if next, ok = f(e); ok {

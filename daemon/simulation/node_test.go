@@ -297,8 +297,9 @@ func (n *node) beat() {
 	for _, id := range slices.Sorted(maps.Keys(n.running)) {
 		if _, lost := n.lost[id]; !lost {
 			r := n.running[id]
-			_, _, _, maxKey, _, _, revision := r.log.Stats()
-			rep.copies = append(rep.copies, volume.CopyReport{Volume: id, Copy: r.self.Copy, State: copyState(r.core), Epoch: r.core.Epoch(), MaxKey: maxKey, Revision: revision})
+			_, _, _, maxKey, size, _, revision := r.log.Stats()
+			rep.copies = append(rep.copies, volume.CopyReport{Volume: id, Copy: r.self.Copy, State: copyState(r.core), Epoch: r.core.Epoch(), MaxKey: maxKey, Revision: revision,
+				Generation: r.core.Generation(), Committed: r.core.Committed(), Size: size, ReadOnly: r.core.Entry().State == volume.StateReadOnly})
 		}
 	}
 	for _, id := range slices.Sorted(maps.Keys(n.disks)) {

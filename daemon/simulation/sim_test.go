@@ -49,7 +49,7 @@ func TestSeeds(t *testing.T) {
 	if *seedFlag != 0 {
 		base, n = *seedFlag, 1
 	}
-	var next, ran, acks, waiting, compactions, drops, adoptions, unmerged atomic.Int64
+	var next, ran, acks, waiting, compactions, freezes, drops, adoptions, unmerged atomic.Int64
 	var workers sync.WaitGroup
 	for range 2 {
 		workers.Go(func() {
@@ -67,6 +67,7 @@ func TestSeeds(t *testing.T) {
 				acks.Add(int64(w.acks))
 				waiting.Add(int64(stuck))
 				compactions.Add(int64(w.compactions))
+				freezes.Add(int64(w.freezes))
 				drops.Add(int64(w.drops))
 				adoptions.Add(int64(w.adoptions))
 				unmerged.Add(int64(w.unmerged))
@@ -74,8 +75,8 @@ func TestSeeds(t *testing.T) {
 		})
 	}
 	workers.Wait()
-	t.Logf("seeds %d to %d in %v: %d writes acknowledged; %d compactions; %d surplus copies dropped; %d volumes adopted, %d left because copies contradict each other; %d volumes ended without a copy that may lead",
-		base, base+uint64(ran.Load())-1, time.Since(began).Round(time.Millisecond), acks.Load(), compactions.Load(), drops.Load(), adoptions.Load(), unmerged.Load(), waiting.Load())
+	t.Logf("seeds %d to %d in %v: %d writes acknowledged; %d compactions; %d times read-only; %d surplus copies dropped; %d volumes adopted, %d left because copies contradict each other; %d volumes ended without a copy that may lead",
+		base, base+uint64(ran.Load())-1, time.Since(began).Round(time.Millisecond), acks.Load(), compactions.Load(), freezes.Load(), drops.Load(), adoptions.Load(), unmerged.Load(), waiting.Load())
 }
 
 // A seed that failed is of use only if it fails again.

@@ -61,6 +61,7 @@ type world struct {
 	acks   int
 
 	compactions int
+	freezes     int // volumes of which an operator was told that they change no more
 	drops       int
 	adoptions   int
 	unmerged    int // because copies contradict each other
@@ -278,6 +279,7 @@ func (w *world) commit(cmd catalog.Command) catalog.Result {
 
 // decided takes an entry that is new.
 func (w *world) decided(e *volume.Entry) {
+	w.truths[e.Volume].thaw(e)
 	switch t := w.truths[e.Volume]; {
 	case e.Adopted() && e.State == volume.StateNew:
 		t.adopting, t.generation = true, e.Generation
