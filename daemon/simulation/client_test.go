@@ -245,9 +245,13 @@ func (r *run) catchUp(done func()) {
 	})
 }
 
-// tell brings the committed length to a copy that asked for it.
+// tell brings the committed length to a copy that asked for it, unless its epoch has
+// passed.
 func (r *run) tell(to *run, epoch volume.Epoch, done func()) {
 	committed := r.core.Committed()
+	if r.core.Epoch() != epoch {
+		return
+	}
 	r.node.carry(to.node.id, func() {
 		to.node.after(0, func() {
 			if to.node.running[to.id] != to {

@@ -109,7 +109,9 @@ func (r *Replica) within(ctx context.Context, epoch volume.Epoch) (context.Conte
 
 // Confirm answers the committed length, once it is sure that this copy led at
 // some moment after the call, in the epoch named, and that the copy from is in
-// sync in it.
+// sync in it. If the epoch passes meanwhile another copy than this one is told
+// nothing: it may have been found to hold other bytes, and would show them as
+// committed.
 func (r *Replica) Confirm(ctx context.Context, epoch volume.Epoch, from volume.Holder) (committed int64, err error) {
 	answer := make(chan error, 1)
 	r.mu.Lock()
@@ -139,5 +141,8 @@ func (r *Replica) Confirm(ctx context.Context, epoch volume.Epoch, from volume.H
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if from != r.opts.Self && r.core.Epoch() != epoch {
+		return 0, fmt.Errorf("%w: volume %d: epoch %d has passed", volume.ErrUnavailable, r.opts.Volume, epoch)
+	}
 	return r.core.Committed(), nil
 }

@@ -333,6 +333,22 @@ func TestAFollowerShowsWhatWasAcknowledgedBefore(t *testing.T) {
 	work.Wait()
 }
 
+// A copy that left the set while its question waited may hold other bytes.
+func TestTheCommittedLengthIsNotToldInALaterEpoch(t *testing.T) {
+	t.Parallel()
+	c := start(t, volume.Spec{}, "a", "b")
+	a, b := c.at("a"), c.at("b")
+	a.mustWrite(t, 1, "one")
+	c.freeze("b")
+	n, err := a.Confirm(t.Context(), c.now().Epoch, volume.Holder{Node: "b", Copy: b.copy})
+	if !errors.Is(err, volume.ErrUnavailable) {
+		t.Errorf("told %d, %v", n, err)
+	}
+	if n := len(c.now().InSync); n != 1 {
+		t.Errorf("%d copies in sync", n)
+	}
+}
+
 func TestAMissAtACopyWithoutItsPrimaryIsUnavailable(t *testing.T) {
 	t.Parallel()
 	c := start(t, volume.Spec{}, "a", "b")
