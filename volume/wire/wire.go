@@ -97,7 +97,7 @@ func AppendRequestID(b []byte, now time.Time) []byte {
 	return appendHex(b, uint64(rand.Uint32()), 8)
 }
 
-// AppendTime appends t as http.TimeFormat has it.
+// AppendTime appends t, of year 0 or later, as http.TimeFormat has it.
 func AppendTime(b []byte, t time.Time) []byte {
 	t = t.UTC()
 	year, month, day := t.Date()
@@ -105,10 +105,18 @@ func AppendTime(b []byte, t time.Time) []byte {
 	b = append(append(b, t.Weekday().String()[:3]...), ", "...)
 	b = append(appendTwo(b, day), ' ')
 	b = append(append(b, month.String()[:3]...), ' ')
-	b = append(appendTwo(appendTwo(b, year/100), year%100), ' ')
+	b = append(appendTwo(appendLeading(b, year/100), year%100), ' ')
 	b = append(appendTwo(b, hour), ':')
 	b = append(appendTwo(b, minute), ':')
 	return append(appendTwo(b, second), " GMT"...)
+}
+
+// appendLeading appends n with two digits, or more if it has more.
+func appendLeading(b []byte, n int) []byte {
+	if n < 100 {
+		return appendTwo(b, n)
+	}
+	return strconv.AppendInt(b, int64(n), 10)
 }
 
 func appendTwo(b []byte, n int) []byte { return append(b, byte('0'+n/10), byte('0'+n%10)) }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"net/http/httptest"
 	"regexp"
 	"strings"
@@ -83,5 +84,17 @@ func TestRequestIDs(t *testing.T) {
 			t.Fatalf("id %q", id)
 		}
 		seen[id] = true
+	}
+}
+
+func TestAppendTime(t *testing.T) {
+	t.Parallel()
+	zone := time.FixedZone("elsewhere", 5*3600)
+	for n := int64(-62135596800); n < 1<<40; n += 234_567_891 { // from year 1 to the last that a record holds // from year 1 to the last that a record holds
+		at := time.Unix(n, 0)
+		want := at.UTC().Format(http.TimeFormat)
+		if got := string(wire.AppendTime([]byte("x"), at.In(zone))); got != "x"+want {
+			t.Fatalf("%d: %q, want %q", n, got[1:], want)
+		}
 	}
 }
