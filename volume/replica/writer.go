@@ -129,6 +129,11 @@ func (r *Replica) submit(ctx context.Context, o *op) result {
 		return result{err: volume.ErrClosed}
 	}
 	select {
+	case res := <-o.done: // as a rule, where appends do not wait for the disk
+		return res
+	default:
+	}
+	select {
 	case res := <-o.done:
 		return res
 	case <-ctx.Done():
