@@ -15,6 +15,7 @@ const (
 	flushAt      = 4096     // bytes of index rows kept back
 	checkpointAt = 64 << 20 // bytes appended between checkpoints
 	syncAhead    = 4 << 20  // bytes, of fewer than which a checkpoint may wait for the sync; see prepare
+	syncPasses   = 3        // syncs in a row, at most, until there are so few
 )
 
 // Append writes whole version 3 records, encoded as package needle does, at End
@@ -74,9 +75,10 @@ func (v *Volume) Append(records []byte) error {
 // first of a run with sync "os" is always due: it notes that .dat may come to
 // lack what is appended if the host goes down, and that append waits for it.
 //
-// With sync "os" nothing else would sync .dat, and writes would stand still until all
-// of it is on disk. So a checkpoint that is due waits until Flush has synced most of
-// it, but no longer than for as much again.
+// With sync "os" nothing else would sync the files, and writes would stand still until
+// all of it is on disk. So Flush syncs them beside the writer, a little at a time, and a
+// checkpoint that is due waits until most of it is synced, but no longer than for as
+// much again.
 func (v *Volume) prepare(end int64) error {
 	if v.opts.Sync == SyncOS && v.boot == 0 {
 		v.boot = bootHash(v.opts.Boot)
@@ -179,7 +181,7 @@ func (v *Volume) syncData() (int64, error) {
 	return v.durable, nil
 }
 
-// syncFile fsyncs f, which is .dat; a failure ends the copy (rule R5). The kernel
+// syncFile fsyncs f, which is .dat or .idx; a failure ends the copy (rule R5). The kernel
 // tells of bytes that it could not write once for each open file: whoever syncs
 // beside the one that is told must not be told that all is well, so it waits for
 // the verdict.
@@ -221,7 +223,7 @@ func (v *Volume) Publish(committed int64) {
 // Flush writes the rows of published records to .idx, without a sync: after the
 // process was killed, they show what may be read before anybody has said how far
 // the volume is committed. It also writes an image of the index when one is due, and
-// syncs .dat for a checkpoint that is.
+// with sync "os" syncs ahead of the next checkpoint.
 func (v *Volume) Flush() error {
 	if v.writable() != nil || v.dir.fenced() != nil {
 		return nil
@@ -231,16 +233,25 @@ func (v *Volume) Flush() error {
 	return err
 }
 
-// syncForCheckpoint syncs .dat beside the writer; see prepare.
+// syncForCheckpoint syncs .dat and .idx beside the writer, so that a checkpoint finds
+// little to sync; see prepare. What is appended during a sync may be much, so it is
+// done again.
 func (v *Volume) syncForCheckpoint() error {
-	end := v.End()
-	if v.opts.Sync != SyncOS || end < v.due.Load() || end-v.ahead.Load() <= syncAhead {
-		return nil
+	for range syncPasses {
+		end := v.End()
+		if v.opts.Sync != SyncOS || end-v.ahead.Load() <= syncAhead {
+			return nil
+		}
+		v.idxMu.Lock()
+		idx := v.idx
+		v.idxMu.Unlock()
+		for _, f := range []vfs.File{v.dat(), idx} {
+			if err := v.syncFile(f); err != nil {
+				return err
+			}
+		}
+		v.ahead.Store(end)
 	}
-	if err := v.syncFile(v.dat()); err != nil {
-		return err
-	}
-	v.ahead.Store(end)
 	return nil
 }
 
@@ -300,10 +311,10 @@ func (v *Volume) checkpoint(clean bool) error {
 // syncIndex makes the rows that are in .idx durable.
 func (v *Volume) syncIndex() error {
 	v.idxMu.Lock()
-	size := v.idxSize
+	idx, size := v.idx, v.idxSize
 	v.idxMu.Unlock()
-	if err := v.idx.Sync(); err != nil {
-		return v.fail(fmt.Errorf("sync index: %w", err))
+	if err := v.syncFile(idx); err != nil {
+		return err
 	}
 	v.idxSynced = size
 	return nil

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"errors"
 	"os"
 	"strings"
 	"testing"
@@ -119,8 +120,8 @@ func dataFor(t *testing.T, v *Volume, size int64) int {
 }
 
 // With sync "os" a checkpoint does not stop writes for the sync of all that was
-// appended since the last: most of it is synced beside them. If nobody does, it is
-// made all the same when as much again was appended.
+// appended since the last: most of it is synced beside them, a little at a time. If
+// nobody does, it is made all the same when as much again was appended.
 func TestACheckpointWaitsForASyncBesideTheWriter(t *testing.T) {
 	t.Parallel()
 	fs, s, v := newVolume(t, syncOS)
@@ -130,13 +131,25 @@ func TestACheckpointWaitsForASyncBesideTheWriter(t *testing.T) {
 	for key := volume.Key(2); v.End()-saved <= syncAhead; key++ {
 		must(t, write(v, record(t, v, key, big)))
 	}
-	syncs := 0
+	syncs, rows := 0, 0
 	fs.SetFault(func(op faultfs.Op) error {
 		if op.Kind == faultfs.Sync && strings.HasSuffix(op.Path, extDat) {
 			syncs++
 		}
+		if op.Kind == faultfs.Sync && strings.HasSuffix(op.Path, extIdx) {
+			rows++
+		}
 		return nil
 	})
+	must(t, v.Flush()) // long before one is due
+	if syncs != 1 || rows != 1 || v.saved != saved {
+		t.Fatalf("synced %d and %d times beside the writer; checkpoint at %d, was at %d", syncs, rows, v.saved, saved)
+	}
+	must(t, v.Flush()) // too little is left
+	for v.End()-v.ahead.Load() <= syncAhead {
+		must(t, write(v, record(t, v, 50, big)))
+	}
+	syncs = 0
 	v.due.Store(v.End()) // as after 64 MiB
 	must(t, write(v, record(t, v, 100, big)))
 	if syncs > 0 || v.saved != saved {
@@ -163,4 +176,28 @@ func TestACheckpointWaitsForASyncBesideTheWriter(t *testing.T) {
 	fs.SetFault(nil)
 	_, v = reopen(t, fs, s, syncOS)
 	must(t, has(v, 101, big))
+}
+
+// A failed sync of either file beside the writer ends the copy, like any other (R5).
+func TestAFailedSyncBesideTheWriterEndsTheCopy(t *testing.T) {
+	t.Parallel()
+	for _, ext := range []string{extDat, extIdx} {
+		fs, _, v := newVolume(t, syncOS)
+		for key := volume.Key(1); v.End() <= syncAhead; key++ {
+			must(t, write(v, record(t, v, key, make([]byte, 1<<20))))
+		}
+		fs.SetFault(func(op faultfs.Op) error {
+			if op.Kind == faultfs.Sync && strings.HasSuffix(op.Path, ext) {
+				return errors.New("medium error")
+			}
+			return nil
+		})
+		if err := v.Flush(); err == nil || v.Failed() == nil {
+			t.Errorf("%s: %v; failed %v", ext, err, v.Failed())
+		}
+		fs.SetFault(nil)
+		if err := write(v, record(t, v, 99, []byte("late"))); !errors.Is(err, volume.ErrReadOnly) {
+			t.Errorf("%s: a write after it: %v", ext, err)
+		}
+	}
 }

@@ -78,7 +78,7 @@ type Volume struct {
 
 	image imageState
 
-	syncMu  sync.Mutex // held while .dat is synced; before mu
+	syncMu  sync.Mutex // held while .dat or .idx is synced; before mu
 	idxMu   sync.Mutex // held while .idx is written; before mu
 	idx     vfs.File   // guarded by idxMu where it is replaced; nil for a foreign one
 	idxSize int64      // guarded by idxMu
