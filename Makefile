@@ -20,7 +20,7 @@ HOST_CONFIGS = ansible-playbook -i ansible/inventory/hosts.yml ansible/configs.y
 RACE := $(shell command -v $$($(GO) env CC) >/dev/null 2>&1 && echo -race)
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test check generate packages check-packages e2e e2e-hosts host-faults check-ansible chaos faults soak bench fuzz clean
+.PHONY: help run build test check generate packages check-packages e2e e2e-hosts host-faults check-ansible chaos faults repair-load soak bench fuzz clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -96,6 +96,9 @@ chaos: ## random faults in a cluster of three under load, for CHAOSTIME (60s)
 
 faults: ## what each fault of a process costs clients at the others, each for FAULTTIME (30s)
 	E2E_FAULT_TIME=$(FAULTTIME) $(GO) test -tags e2e -v -timeout 30m -count 1 -run TestE2E/no_fault ./daemon/weedd/
+
+repair-load: ## what clients notice of copies that are made under load
+	$(GO) test -tags e2e -v -timeout 10m -count 1 -run TestE2E/copies ./daemon/weedd/
 
 # Both at once, from a seed that no run before had.
 soak: ## simulated copies and masters, with other seeds each time, for SOAKTIME (10m)

@@ -52,6 +52,11 @@ The exit code is 1 if a request failed or anything was wrong.`,
   weedd chaos --nodes 127.0.0.1:9333,127.0.0.2:9333 --name frozen \
     --fault "kill -STOP $PID" --heal "kill -CONT $PID" --for 30s --json
 
+  # repair under load, beside nothing that fails: P99 against STEADY P99
+  weedd chaos --nodes 192.168.100.117:9333,192.168.100.172:9333 --for 1s \
+    --fault "weedd drain --wait 192.168.100.2:8080" \
+    --heal "weedd drain --undo 192.168.100.2:8080"
+
   # only load, no fault:
   weedd chaos --nodes localhost:9333`,
 		Args: cobra.NoArgs,

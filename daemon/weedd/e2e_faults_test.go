@@ -6,7 +6,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
+	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
@@ -101,6 +103,36 @@ func faults(t *testing.T, binary string) {
 	v := awaitWhole(t, nodes[0])
 	stop(t, nodes[:]...)
 	compareCopies(t, v, nodes)
+}
+
+// copying measures what clients notice of copies that are made under load: a node
+// with some hundred MiB is drained, which is repair without anything that fails.
+func copying(t *testing.T, binary string) {
+	nodes := threeHosts(t, binary)
+	for _, n := range nodes {
+		n.start()
+	}
+	awaitReady(t, nodes[:]...)
+	leader, others := leaderOf(t, nodes[0], nodes)
+	weedd := func(ctx context.Context, args ...string) error {
+		out, err := exec.CommandContext(ctx, binary, append(args, "--master", leader.master())...).CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("%v: %w: %s", args, err, out)
+		}
+		return nil
+	}
+	if err := weedd(t.Context(), "bench", "--keep", "--replication", "001", "--size", "1MiB", "--count", "500", "--reads", "1", "--concurrency", "4"); err != nil {
+		t.Fatal(err)
+	}
+	opt := probe.Options{Masters: []string{leader.master(), others[1].master()}, Rate: 100, Replication: "001", For: time.Millisecond, Recover: wholeWithin, Progress: func(step string) { t.Log(step) }}
+	r := probed(t, opt, probe.Fault{
+		Name:   "drain",
+		Inject: func(ctx context.Context) error { return weedd(ctx, "drain", "--wait", others[0].volume()) },
+		Heal:   func(ctx context.Context) error { return weedd(ctx, "drain", "--undo", others[0].volume()) },
+	})
+	t.Logf("p99 is %.1f times what it was", r.During.Latency.P99/r.Steady.Latency.P99)
+	show(t, []*probe.Report{r})
+	stop(t, nodes[:]...)
 }
 
 // rolling restarts one node after the other, each when the one before holds all its

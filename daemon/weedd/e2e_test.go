@@ -79,6 +79,7 @@ func TestE2E(t *testing.T) {
 	t.Run("systemd is told what it waits for", func(t *testing.T) { systemd(t, binary) })
 	t.Run("every node serves and clients do not notice that one fails", func(t *testing.T) { failing(t, binary) })
 	t.Run("no fault of one process costs a request", func(t *testing.T) { faults(t, binary) })
+	t.Run("copies that are made cost no request", func(t *testing.T) { copying(t, binary) })
 	t.Run("other people's programs are served", func(t *testing.T) { otherPrograms(t, binary) })
 	t.Run("the tools fetch the tokens they need", func(t *testing.T) { toolsWithTokens(t, binary) })
 	t.Run("an upload outlives the leader", func(t *testing.T) { uploadOutlivesLeader(t, binary) })

@@ -80,3 +80,37 @@ func TestACopyThatCatchesUpIsPacedAndWritesAreNot(t *testing.T) {
 		c.identical("a", "b", "c")
 	})
 }
+
+// Repair yields to clients: while their writes are slower than in calm times it sends
+// less, never nothing, and all that it may when they are as fast as before.
+func TestRepairsYieldToWrites(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var p replica.Pace
+		p.Set(16 << 20)
+		sent := func(write time.Duration) (mib int) { // in 10 s, at 100 writes a second
+			for end := time.Now().Add(10 * time.Second); time.Now().Before(end); mib++ {
+				for due := time.Now().Add(10 * time.Millisecond); time.Now().Before(due); time.Sleep(10 * time.Millisecond) {
+					p.Wrote(write)
+				}
+				p.Wait(t.Context(), 1<<20)
+			}
+			return mib
+		}
+		for range 1000 {
+			time.Sleep(2 * time.Second / 1000)
+			p.Wrote(2 * time.Millisecond)
+		}
+		if n := sent(3 * time.Millisecond); n < 90 || n > 120 {
+			t.Errorf("%d MiB in 10 s with writes as fast as ever, from a slow start; want some 110 of 160", n)
+		}
+		sent(9 * time.Millisecond)
+		if n := sent(9 * time.Millisecond); n < 9 || n > 12 {
+			t.Errorf("%d MiB in 10 s with slow writes; want a sixteenth of 160", n)
+		}
+		sent(3 * time.Millisecond)
+		if n := sent(3 * time.Millisecond); n < 120 {
+			t.Errorf("%d MiB in 10 s with writes as fast as before", n)
+		}
+	})
+}

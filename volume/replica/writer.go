@@ -613,6 +613,9 @@ func (r *Replica) wakeLocked() {
 		r.waiters[i].finish(r.waiters[i].res)
 		i++
 	}
+	if i > 0 {
+		r.opts.Pace.wrote(time.Since(r.waiters[0].appended))
+	}
 	left := copy(r.waiters, r.waiters[i:])
 	clear(r.waiters[left:])
 	r.waiters = r.waiters[:left]
