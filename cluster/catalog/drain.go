@@ -27,24 +27,22 @@ func compareDrains(a, b Drain) int {
 	return cmp.Or(cmp.Compare(a.Node, b.Node), cmp.Compare(a.Dir, b.Dir))
 }
 
-// drain begins or ends a wish. One that holds already is no error; to end one
-// that does not hold is.
+// drain begins or ends a wish. One that holds already is no error, nor is to end one
+// that does not hold: an operator's question may be asked twice, when leaders change.
 func (c *Catalog) drain(cmd Drain) Result {
 	d := Drain{Node: cmd.Node, Dir: cmd.Dir}
 	i, holds := slices.BinarySearchFunc(c.drains, d, compareDrains)
 	switch {
 	case d.Node == "":
 		return Result{Err: fmt.Errorf("%w: a drain names a node", volume.ErrBadRequest)}
-	case cmd.Undo && !holds:
-		return Result{Err: fmt.Errorf("%w: %s is not being drained", volume.ErrNotFound, d)}
-	case cmd.Undo:
+	case cmd.Undo && holds:
 		c.drains = slices.Delete(slices.Clone(c.drains), i, i+1)
 		if len(c.drains) == 0 {
 			c.drains = nil // as a snapshot reads back
 		}
-	case !holds && len(c.drains) >= maxDrains:
+	case !cmd.Undo && !holds && len(c.drains) >= maxDrains:
 		return Result{Err: fmt.Errorf("%w: %d nodes and directories are being drained already", volume.ErrBadRequest, maxDrains)}
-	case !holds:
+	case !cmd.Undo && !holds:
 		c.drains = slices.Insert(slices.Clone(c.drains), i, d)
 	}
 	return Result{}

@@ -52,7 +52,7 @@ func (t *term) drain(ctx context.Context, d cluster.Drain) (cluster.Outcome, err
 	if err != nil {
 		return cluster.Outcome{}, err
 	}
-	if err := node.hasDir(d); err != nil {
+	if err := node.hasDir(d, cat); err != nil {
 		return cluster.Outcome{}, err
 	}
 	cmd := catalog.Drain{Node: node.ID, Dir: d.Dir, Undo: d.Undo}
@@ -76,9 +76,10 @@ func (t *term) drain(ctx context.Context, d cluster.Drain) (cluster.Outcome, err
 type found struct{ cluster.ViewNode }
 
 // hasDir refuses a directory that the node does not have: a typing error would be
-// a drain that is finished at once.
-func (n found) hasDir(d cluster.Drain) error {
-	if d.Dir == "" || d.Undo {
+// a drain that is finished at once, or one that goes on. One that is drained may be
+// gone.
+func (n found) hasDir(d cluster.Drain, cat *catalog.Catalog) error {
+	if d.Dir == "" || d.Undo && slices.Contains(cat.Drains(), catalog.Drain{Node: n.ID, Dir: d.Dir}) {
 		return nil
 	}
 	var dirs []string

@@ -50,6 +50,7 @@ func (t *term) view() cluster.View {
 			v.Problems = append(v.Problems, warn("volume %d: the copy %s on node %s is not in the catalog", s.Report.Volume, s.Report.Copy, s.Node))
 		}
 	}
+	t.progress.look(pv, t.opt.Placement, cat.Drains(), now) // or a new leader would show no drain at first
 	v.Repair, v.Drains = t.progress.shown()
 	v.Problems = append(v.Problems, t.keptProblems()...)
 	v.Problems = append(v.Problems, nodeProblems(v.Nodes, v.Drains)...)

@@ -70,6 +70,38 @@ func TestADrainedNodeIsEmptiedStepByStep(t *testing.T) {
 	}
 }
 
+// A host or disk is taken away when its drain is done: nobody may be told so who has
+// not heard from its node yet, as a leader that has just begun.
+func TestADrainIsDoneWhenItIsKnownThatNothingIsLeft(t *testing.T) {
+	t.Parallel()
+	n := func(told bool) placement.Node { n := node("a/r/2", 9); n.Told = told; return n }
+	here := &volume.Entry{Volume: 7, Primary: "2", InSync: hs("2.2")}
+	moved := &volume.Entry{Volume: 7, Primary: "1", InSync: hs("1.1")}
+	for name, tt := range map[string]struct {
+		node placement.Node
+		vol  placement.Volume
+		dir  string
+		left int
+		done bool
+	}{
+		"everything is elsewhere":                        {n(true), placement.Volume{Entry: moved}, "", 0, true},
+		"so it seems, and the node has not told":         {n(false), placement.Volume{Entry: moved}, "", 0, false},
+		"the node is gone":                               {gone(n(false), time.Second), placement.Volume{Entry: moved}, "", 0, true},
+		"it is in the directory":                         {n(true), placement.Volume{Entry: here, Copies: []placement.Copy{repIn("2", 2, "/d")}}, "/d", 1, false},
+		"it is in another one":                           {n(true), placement.Volume{Entry: here, Copies: []placement.Copy{repIn("2", 2, "/e")}}, "/d", 0, true},
+		"nobody has told in which":                       {n(false), placement.Volume{Entry: here}, "/d", 1, false},
+		"the node is gone, and nobody has told in which": {gone(n(false), time.Second), placement.Volume{Entry: here}, "/d", 1, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			d := placement.Drains(placement.View{Nodes: []placement.Node{tt.node}, Volumes: []placement.Volume{tt.vol}}, placement.Settings{}, []catalog.Drain{{Node: "2", Dir: tt.dir}})[0]
+			if d.Work.Copies != tt.left || d.Done != tt.done {
+				t.Errorf("%+v, want %d, %v", d, tt.left, tt.done)
+			}
+		})
+	}
+}
+
 func TestNewVolumesKeepAwayFromWhatIsDrained(t *testing.T) {
 	t.Parallel()
 	v := placement.View{Nodes: []placement.Node{node("a/r/1", 9), drained(node("a/r/2", 9)), drained(node("a/r/3", 9), "/d"), drained(node("a/r/4", 9), "/e")}}

@@ -255,11 +255,11 @@ func Drains(v View, set Settings, drains []catalog.Drain) (out []cluster.ViewDra
 
 func (p *plan) drained(v View, w catalog.Drain) cluster.ViewDrain {
 	d := cluster.ViewDrain{Node: w.Node, Dir: w.Dir}
-	there := func(r *volume.CopyReport) bool { return w.Dir == "" || r != nil && r.Dir == w.Dir }
+	there := func(r *volume.CopyReport) bool { return w.Dir == "" || r.Dir == w.Dir }
 	for i := range v.Volumes {
 		vol := &v.Volumes[i]
 		h, _, ok := vol.Entry.Holder(w.Node)
-		if r := vol.report(w.Node); !ok || !there(r) || w.Dir != "" && r.Copy != h.Copy {
+		if !ok || w.Dir != "" && vol.elsewhere(h, w.Dir) {
 			continue
 		}
 		d.Work.Copies++
@@ -280,8 +280,21 @@ func (p *plan) drained(v View, w catalog.Drain) cluster.ViewDrain {
 		}
 	}
 	d.Work.Seconds = -1
-	d.Done = d.Work.Copies == 0 && d.Dropping == 0
+	d.Done = d.Work.Copies == 0 && d.Dropping == 0 && p.tells(w)
 	return d
+}
+
+// elsewhere reports whether the copy of h is known not to be in dir.
+func (vol *Volume) elsewhere(h volume.Holder, dir string) bool {
+	r := vol.report(h.Node)
+	return r != nil && (r.Dir != dir || r.Copy != h.Copy)
+}
+
+// tells reports whether it is known what lies where w is about: the node has told
+// this leader. One that is away has nothing that anybody waits for.
+func (p *plan) tells(w catalog.Drain) bool {
+	n := p.byID[w.Node]
+	return n != nil && n.Told || w.Dir == "" && (n == nil || !n.Alive)
 }
 
 // stuckAt says why a copy that is to be replaced has no other place; "" if it has,

@@ -159,6 +159,8 @@ func drainText(d cluster.ViewDrain) string {
 	switch {
 	case d.Done:
 		text = what + ": nothing is left there"
+	case d.Work.Copies == 0 && d.Dropping == 0:
+		text = what + ": everything is elsewhere, as far as is known; the node has yet to tell what it has"
 	case d.Work.Copies == 0:
 		text = fmt.Sprintf("%s: everything is elsewhere, %s to delete", what, plural(d.Dropping, "old copy"))
 	case d.Work.Seconds >= 0:
