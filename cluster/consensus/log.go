@@ -27,6 +27,13 @@ var perCall = map[string]bool{
 	"failed to start pipeline replication to": true,
 }
 
+// election is what raft warns of at every start and whenever a leader is gone. The
+// daemon itself says that nobody leads.
+var election = map[string]bool{
+	"heartbeat timeout reached, starting election":  true,
+	"Election timeout reached, restarting election": true,
+}
+
 // logSink takes raft's log to slog. Raft calls an error what it tries again a
 // moment later; none of it asks for somebody to act, so the most it gets is a
 // warning. What raft tells as information is detail to us: the Group itself says
@@ -59,7 +66,11 @@ func (s *logSink) Accept(_ string, level hclog.Level, msg string, args ...any) {
 		return
 	}
 	to := slog.LevelDebug
-	if level >= hclog.Warn && !perCall[msg] {
+	switch {
+	case level < hclog.Warn || perCall[msg]:
+	case election[msg]:
+		to = slog.LevelInfo
+	default:
 		to = slog.LevelWarn
 	}
 	s.write(to, msg, args...)

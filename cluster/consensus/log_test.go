@@ -45,6 +45,10 @@ func TestAMemberThatIsAwayIsToldOfOnce(t *testing.T) {
 	if got := said(); strings.Count(got, "WARN") != 2 {
 		t.Errorf("away again, and no quorum: %s", got)
 	}
+	s.Accept("", hclog.Warn, "heartbeat timeout reached, starting election")
+	if got := said(); got != `INFO msg="raft: heartbeat timeout reached, starting election"` {
+		t.Errorf("an election, as at every start: %s", got)
+	}
 	s.hush()
 	s.heard("m2", "h:1", nil)
 	s.heard("m2", "h:1", refused)
