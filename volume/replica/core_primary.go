@@ -54,7 +54,12 @@ func (c *Core) current(h volume.Holder, stream uint64) *peerState {
 // damaged, and the peer does not count.
 func (c *Core) Welcomed(from volume.Holder, m Message, sameChecksum bool) {
 	p := c.current(from, m.Stream)
-	if p == nil || p.attached {
+	switch {
+	case p == nil:
+		return
+	case p.attached: // a repeated hello was answered, perhaps after a restart
+		p.leaving = m.Leaving
+		c.settle()
 		return
 	}
 	counts := p.adding || slices.Contains(c.entry.InSync, from)

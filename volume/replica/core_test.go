@@ -361,15 +361,22 @@ func TestACopyThatLeavesIsNotWaitedFor(t *testing.T) {
 
 func TestACopyThatLeavesIsNotAdded(t *testing.T) {
 	t.Parallel()
-	c := leading(t)
-	c.attachTo(copyB, 1, 100)
-	c.Hello(copyC, 2)
-	c.Welcomed(copyC, Message{Kind: KindWelcome, Stream: 2, End: 100, Leaving: true}, true)
-	if got := asks(c.Effects()); len(got) > 0 {
-		t.Errorf("asked %v", got)
-	}
-	c.attachTo(copyC, 3, 100) // it was restarted
-	if got := asks(c.Effects()); !reflect.DeepEqual(got, []volume.AskKind{volume.AskAdd}) {
-		t.Errorf("asked %v", got)
+	for name, back := range map[string]func(c *Core){
+		"by another stream": func(c *Core) { c.attachTo(copyC, 3, 100) },
+		"by the same one, whose hello was repeated": func(c *Core) {
+			c.Welcomed(copyC, Message{Kind: KindWelcome, Stream: 2, End: 100}, true)
+		},
+	} {
+		c := leading(t)
+		c.attachTo(copyB, 1, 100)
+		c.Hello(copyC, 2)
+		c.Welcomed(copyC, Message{Kind: KindWelcome, Stream: 2, End: 100, Leaving: true}, true)
+		if got := asks(c.Effects()); len(got) > 0 {
+			t.Errorf("asked %v", got)
+		}
+		back(c) // it was restarted
+		if got := asks(c.Effects()); !reflect.DeepEqual(got, []volume.AskKind{volume.AskAdd}) {
+			t.Errorf("met again %s: asked %v", name, got)
+		}
 	}
 }
