@@ -1,7 +1,6 @@
 package placement
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -16,22 +15,14 @@ import (
 // up anyhow.
 func Forget(v View, ids []volume.ID) (out []cluster.Explanation, err error) {
 	p := newPlan(v, Settings{})
-	var refused []error
-	for _, id := range slices.Compact(slices.Sorted(slices.Values(ids))) {
-		i := slices.IndexFunc(v.Volumes, func(vol Volume) bool { return vol.Entry.Volume == id })
-		if i < 0 {
-			refused = append(refused, fmt.Errorf("%w: forget volume %d: there is no such volume", volume.ErrNotFound, id))
-			continue
+	err = eachNamed(v, ids, func(vol *Volume) (why string) {
+		if why = p.mayHave(vol); why == "" {
+			out = append(out, p.explain(vol, &Step{Volume: vol.Entry.Volume, Reason: p.givenUp(vol)}))
 		}
-		vol := &v.Volumes[i]
-		if why := p.mayHave(vol); why != "" {
-			refused = append(refused, fmt.Errorf("%w: forget volume %d: %s", volume.ErrBadRequest, id, why))
-			continue
-		}
-		out = append(out, p.explain(vol, &Step{Volume: id, Reason: p.givenUp(vol)}))
-	}
-	if len(refused) > 0 {
-		return nil, errors.Join(refused...)
+		return why
+	})
+	if err != nil {
+		return nil, err
 	}
 	return out, nil
 }

@@ -16,25 +16,31 @@ import (
 // one is: it is not there, is new, is about to end, or, with undo, cannot be written.
 func ReadOnly(v View, set Settings, ids []volume.ID, undo bool) (out []catalog.Change, err error) {
 	p := newPlan(v, set)
+	err = eachNamed(v, ids, func(vol *Volume) (why string) {
+		if why = p.unmarkable(vol, undo); why == "" && undo == (vol.Entry.State == volume.StateReadOnly) {
+			out = append(out, p.marked(vol, undo))
+		}
+		return why
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// eachNamed gives the volumes ids to do, by rising id, and joins the reasons for which
+// some are refused.
+func eachNamed(v View, ids []volume.ID, do func(*Volume) (why string)) error {
 	var refused []error
 	for _, id := range slices.Compact(slices.Sorted(slices.Values(ids))) {
 		i := slices.IndexFunc(v.Volumes, func(vol Volume) bool { return vol.Entry.Volume == id })
 		if i < 0 {
 			refused = append(refused, fmt.Errorf("%w: volume %d: there is no such volume", volume.ErrNotFound, id))
-			continue
-		}
-		vol := &v.Volumes[i]
-		switch why := p.unmarkable(vol, undo); {
-		case why != "":
-			refused = append(refused, fmt.Errorf("%w: volume %d %s", volume.ErrBadRequest, id, why))
-		case undo == (vol.Entry.State == volume.StateReadOnly):
-			out = append(out, p.marked(vol, undo))
+		} else if why := do(&v.Volumes[i]); why != "" {
+			refused = append(refused, fmt.Errorf("%w: volume %d: %s", volume.ErrBadRequest, id, why))
 		}
 	}
-	if len(refused) > 0 {
-		return nil, errors.Join(refused...)
-	}
-	return out, nil
+	return errors.Join(refused...)
 }
 
 // unmarkable says why an operator may not mark vol read-only, or undo it; "" if he may.
@@ -43,13 +49,13 @@ func (p *plan) unmarkable(vol *Volume, undo bool) string {
 	primary, _, _ := e.Holder(e.Primary)
 	switch {
 	case e.Unsure:
-		return "waits since the masters were recovered: weedd explain says for what"
+		return "it waits since the masters were recovered: weedd explain says for what"
 	case e.State == volume.StateNew:
-		return "is new and has no files yet; the masters open it or give it up by themselves"
+		return "it is new and has no files yet; the masters open it or give it up by themselves"
 	case e.State == volume.StateExpired:
-		return "has expired, takes no writes, and is about to be deleted"
+		return "it has expired, takes no writes, and is about to be deleted"
 	case undo && vol.bad(primary):
-		return fmt.Sprintf("cannot be written: its copy on node %s, which leads, is %s; weedd volume export reads its files there", e.Primary, vol.wrong(primary))
+		return fmt.Sprintf("it cannot be written: its copy on node %s, which leads, is %s; weedd volume export reads its files there", e.Primary, vol.wrong(primary))
 	}
 	return ""
 }

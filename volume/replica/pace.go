@@ -11,7 +11,8 @@ import (
 // second, together, so that a node which repairs leaves its disk and network to
 // clients. It sends less while writes take longer than they did when nothing was
 // repaired: a sixteenth of the rate at first and at least, for lost copies must not
-// stay so. Without clients it sends all it may at once. The zero value, and nil, hold nothing back. Safe for concurrent use.
+// stay so. Without clients it sends all it may at once. The zero value, and nil, hold
+// nothing back. Safe for concurrent use.
 type Pace struct {
 	rate atomic.Int64
 
